@@ -1,0 +1,181 @@
+"""The door of every stage: strict command lines, and errors of one sentence.
+
+Fire alone runs the whole stage before it complains about a misspelt flag, and reads `[MASK]` as a list and `20210620`
+as a number. So `run(main)` checks names and types against main's signature before any work; Fire writes the help.
+"""
+
+import contextlib
+import difflib
+import errno
+import inspect
+import os
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator
+
+# Nothing leaves this machine unless release_model.py is told to push: no look-ups, no telemetry.
+for _name, _value in {
+    "HF_HUB_OFFLINE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYTHONUTF8": "1",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+TRUE_WORDS = ("true", "yes", "1")
+FALSE_WORDS = ("false", "no", "0")
+NONE_WORDS = ("none", "null")
+
+
+class StageError(Exception):
+    """What is wrong, the value, and what to do next, in one sentence for the user."""
+
+
+def _accepted_types(annotation) -> tuple:
+    """(int, NoneType) for `int | None`, (str,) for `str`."""
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return typing.get_args(annotation)
+    return (annotation,)
+
+
+def convert(text: str, annotation):
+    """The value that `text` stands for under a type annotation: ("False", bool) -> False, ("[MASK]", str) -> "[MASK]".
+
+    Raises ValueError, with the expected form as its message, when the text does not fit.
+    """
+    accepted = _accepted_types(annotation)
+    if type(None) in accepted and text.lower() in NONE_WORDS:
+        return None
+    if bool in accepted:
+        if text.lower() in TRUE_WORDS + FALSE_WORDS:
+            return text.lower() in TRUE_WORDS
+        raise ValueError("True or False")
+    for number, name in ((int, "a whole number"), (float, "a number")):
+        if number in accepted:
+            try:
+                return number(text)
+            except ValueError:
+                raise ValueError(name) from None
+    return text
+
+
+def _split_flag(token: str) -> tuple[str, str | None]:
+    """'--max-seq-len=512' -> ('max_seq_len', '512'); '--get_raw' -> ('get_raw', None)."""
+    name, equals, value = token[2:].partition("=")
+    return name.replace("-", "_"), value if equals else None
+
+
+def _unknown(name: str, known: list[str], program: str) -> str:
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    hint = f"did you mean --{close[0]}?" if close else f"see python3 {program} --help"
+    return f"--{name} is not an option of {program} ({hint})"
+
+
+def _follows_as_value(rest: list[str], annotation) -> bool:
+    """Whether the token after a flag is its value: not before another flag, nor when a bool stands before a file."""
+    if not rest or rest[0].startswith("--"):
+        return False
+    return bool not in _accepted_types(annotation) or rest[0].lower() in TRUE_WORDS + FALSE_WORDS
+
+
+def parse(main: Callable, argv: list[str], program: str) -> tuple[list, dict]:
+    """Arguments for `main(*files, **options)` from a command line, checked against its signature.
+
+    Raises StageError that names every unknown option, wrong type and missing value at once.
+    """
+    parameters = inspect.signature(main).parameters
+    hints = typing.get_type_hints(main)
+    files = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
+    options = [name for name in parameters if name != files]
+    required = [name for name in options if parameters[name].default is inspect.Parameter.empty]
+    positional, values, problems = [], {}, []
+    rest = list(argv)
+    while rest:
+        token = rest.pop(0)
+        if not token.startswith("--"):
+            positional.append(token)
+            continue
+        name, value = _split_flag(token)
+        if name not in options:
+            if name.startswith("no") and hints.get(name[2:]) is bool and value is None:
+                name, value = name[2:], "False"
+            else:
+                problems.append(_unknown(name, options, program))
+                if value is None and rest and not rest[0].startswith("--"):
+                    rest.pop(0)
+                continue
+        if value is None and _follows_as_value(rest, hints[name]):
+            value = rest.pop(0)
+        if value is None:
+            if bool not in _accepted_types(hints[name]):
+                problems.append(f"--{name} needs a value")
+                continue
+            value = "True"
+        if name in values:
+            problems.append(f"--{name} is given twice")
+        try:
+            values[name] = convert(value, hints[name])
+        except ValueError as expected:
+            problems.append(f"--{name} must be {expected}, got {value!r}")
+            values[name] = None
+    if files is None:
+        for name in [n for n in required if n not in values][: len(positional)]:
+            values[name] = convert(positional.pop(0), hints[name])
+        problems += [f"{extra!r} is not expected (options are written --name value)" for extra in positional]
+        positional = []
+    problems += [f"--{name} is required" for name in required if name not in values]
+    if problems:
+        raise StageError("; ".join(problems))
+    return positional, values
+
+
+def require(checks: dict[str, bool]) -> None:
+    """Raise one StageError that holds every sentence of `checks` whose condition is false."""
+    problems = [sentence for sentence, holds in checks.items() if not holds]
+    if problems:
+        raise StageError("; ".join(problems))
+
+
+def say(message: str) -> None:
+    """One line of talk on stderr; stdout is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def _leave(program: str, message: str, code: int) -> typing.NoReturn:
+    say(f"{program}: error: {' '.join(message.split())}")
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def one_line_errors(program: str) -> Iterator[None]:
+    """Turn what the user can mend into one line on stderr and exit code 2; a bug of ours keeps its traceback."""
+    try:
+        yield
+    except StageError as error:
+        _leave(program, str(error), 2)
+    except KeyboardInterrupt:
+        _leave(program, "interrupted: nothing half-written is left; run the same command again", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit has somewhere to go
+        _leave(program, "the reader of standard output went away", 141)
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _leave(program, f"the disk is full{where}: free some space and run the same command again", 2)
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+            _leave(program, f"{error.strerror}{where}: check the path and its permissions", 2)
+        raise
+
+
+def run(main: Callable) -> None:
+    """Run a stage's `main` from sys.argv."""
+    program = os.path.basename(sys.argv[0])
+    if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
+        import fire
+
+        fire.Fire(main, command=["--help"], name=program)
+        return
+    with one_line_errors(program):
+        files, options = parse(main, sys.argv[1:], program)
+        main(*files, **options)

@@ -1,0 +1,328 @@
+"""Files between stages: written whole or not at all, each with a record of where it came from.
+
+A record (`train.jsonl.meta.json`; in a folder, `meta.json`) is written last: an output without one is not finished.
+Everything in it follows from inputs, options and seed, but for the field `run` (time, host, paths, worker counts).
+"""
+
+import contextlib
+import datetime
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from bert_ja import __version__
+from bert_ja.cli import StageError, say
+
+BLOCK = 1 << 20  # bytes read or hashed at once
+MEGABYTE = 1_000_000
+_started = time.time()
+
+
+# Names beside an output
+
+
+def record_path(output: Path | str) -> Path:
+    """data/train.jsonl -> data/train.jsonl.meta.json; a folder model -> model/meta.json."""
+    output = Path(output)
+    return output / "meta.json" if output.is_dir() else output.with_name(output.name + ".meta.json")
+
+
+def partial_path(output: Path | str) -> Path:
+    """data/train.txt -> data/.train.txt.partial, the name under which it is written."""
+    output = Path(output)
+    return output.with_name(f".{output.name}.partial")
+
+
+# Checks before the work
+
+
+def require_file(path: Path | str, made_by: str) -> Path:
+    """The path of a file that exists and is not empty; `made_by` says where it comes from, for the error."""
+    path = Path(path)
+    if not path.exists():
+        raise StageError(f"{path} not found: {made_by}")
+    if path.is_dir():
+        raise StageError(f"{path} is a folder, a file is needed: {made_by}")
+    if path.is_file() and path.stat().st_size == 0:
+        raise StageError(f"{path} is empty: {made_by}")
+    return path
+
+
+def require_text(path: Path | str, made_by: str) -> Path:
+    """The path of a file that begins like UTF-8 text of sentences: not compressed, not XML, not JSON."""
+    path = require_file(path, made_by)
+    with open(path, "rb") as file:
+        head = file.read(4096)
+    if head.lstrip().startswith((b"<mediawiki", b"<?xml")):
+        raise StageError(f"{path} is XML, text with one sentence a line is needed: {made_by}")
+    if head.startswith(b'{"'):
+        raise StageError(f"{path} is JSON, text with one sentence a line is needed: {made_by}")
+    try:
+        head.decode("utf-8", errors="strict")
+    except UnicodeDecodeError as error:
+        if error.start < len(head) - 4:  # not only a character cut by the end of the block
+            raise StageError(f"{path} is not UTF-8 text (byte {error.start}): {made_by}") from None
+    if b"\0" in head:
+        raise StageError(f"{path} is not text (it holds zero bytes): {made_by}")
+    return path
+
+
+def require_space(folder: Path | str, needed: int, what: str) -> None:
+    """Refuse to start when the disk of `folder` has fewer than `needed` bytes free."""
+    folder = Path(folder).absolute()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise StageError(
+            f"{what} needs about {needed / MEGABYTE:,.0f} MB on the disk of {folder}, but only "
+            f"{free / MEGABYTE:,.0f} MB are free: "
+            "free some space or write elsewhere"
+        )
+
+
+# Writing
+
+
+class Output:
+    """A binary file that counts and hashes what is written to it."""
+
+    def __init__(self, file, path: Path | None):
+        self.file, self.path = file, path
+        self.size = 0
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> None:
+        self.file.write(data)
+        self._hash.update(data)
+        self.size += len(data)
+
+    def describe(self) -> dict:
+        return {"name": self.path.name if self.path else None, "size": self.size, "sha256": self._hash.hexdigest()}
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _open_locked(partial: Path, output: Path):
+    """The partial file, locked against a second run of the same stage and emptied."""
+    while True:
+        file = open(partial, "ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise StageError(f"another run is writing {output} now: wait for it, or end it first") from None
+        try:
+            ours = os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
+        except FileNotFoundError:
+            ours = False
+        if ours:  # else the other run renamed it into place between our open and our lock
+            file.truncate(0)
+            return file
+        file.close()
+
+
+@contextlib.contextmanager
+def output(path: Path | str) -> Iterator[Output]:
+    """Write `path` beside it under its partial name and rename it into place once complete and on the disk.
+
+    The record of an earlier output goes away at the start of the replacement; after an error nothing is left.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise StageError(f"{path} is a folder, the name of a file to write is needed")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = partial_path(path)
+    if partial.exists():
+        say(f"{path}: an earlier run did not finish, starting over")
+    file = _open_locked(partial, path)
+    try:
+        with file:
+            result = Output(file, path)
+            yield result
+            file.flush()
+            os.fsync(file.fileno())
+            record_path(path).unlink(missing_ok=True)
+            os.replace(partial, path)
+        sync_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """Write a small file whole or not at all."""
+    with output(path) as file:
+        file.write(data)
+
+
+def stdout_file() -> Path | None:
+    """The regular file that standard output goes to (`> FILE`), None for a pipe or a terminal."""
+    if not os.path.isfile("/proc/self/fd/1"):
+        return None
+    path = Path(os.readlink("/proc/self/fd/1"))
+    return path if path.exists() else None
+
+
+@contextlib.contextmanager
+def standard_output() -> Iterator[Output]:
+    """Standard output as an Output: `path` is the file behind `> FILE`, so that its record can be written beside it.
+
+    The shell owns that file: what a kill leaves in it has no record, and the next stage refuses it.
+    """
+    path = stdout_file()
+    if path is not None:
+        if os.fstat(1).st_size > 0:
+            raise StageError(f"{path} already holds {os.fstat(1).st_size:,} bytes: write with > and not >>")
+        record_path(path).unlink(missing_ok=True)
+    with open(1, "wb", closefd=False) as file:
+        yield Output(file, path)
+        file.flush()
+        if path is not None:
+            os.fsync(1)
+
+
+@contextlib.contextmanager
+def output_folder(path: Path | str) -> Iterator[Path]:
+    """A new folder, filled under its partial name and put into place once complete.
+
+    An earlier folder is replaced only when every file in it is ours: named in a record there, or a record.
+    """
+    path = Path(path)
+    require_replaceable(path)
+    partial = partial_path(path)
+    path.absolute().parent.mkdir(parents=True, exist_ok=True)
+    if partial.exists():
+        say(f"{path}: an earlier run did not finish, starting over")
+        shutil.rmtree(partial)
+    partial.mkdir()
+    try:
+        yield partial
+        for file in partial.iterdir():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+        replaced = path.with_name(f".{path.name}.replaced")
+        shutil.rmtree(replaced, ignore_errors=True)
+        if path.exists():
+            os.replace(path, replaced)
+        os.replace(partial, path)
+        sync_folder(path.absolute().parent)
+        shutil.rmtree(replaced, ignore_errors=True)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def require_replaceable(folder: Path | str) -> None:
+    """Refuse to replace a folder that holds anything which no record in it names."""
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise StageError(f"{folder} is a file, the name of a folder to write is needed")
+    ours = {file["name"] for record in folder.glob("*meta.json") for file in _parse_record(record).get("outputs", [])}
+    others = sorted(f.name for f in folder.iterdir() if f.name not in ours and not f.name.endswith("meta.json"))
+    if others:
+        raise StageError(
+            f"{folder} holds {others[0]}, which this stage did not write: move it away or name another folder"
+        )
+
+
+# Records
+
+
+def sha256(path: Path | str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(path: Path | str) -> dict:
+    """Name, size in bytes and sha256 of a file, as records hold them."""
+    path = Path(path)
+    return {"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
+
+
+def describe_folder(folder: Path | str) -> list[dict]:
+    """The same for every file of a folder but its records."""
+    return [describe(f) for f in sorted(Path(folder).iterdir()) if f.is_file() and not f.name.endswith("meta.json")]
+
+
+def versions(*packages: str) -> dict:
+    return {
+        "bert-ja": __version__,
+        "python": sys.version.split()[0],
+        **{package: importlib.metadata.version(package) for package in packages},
+    }
+
+
+def run_facts(**paths) -> dict:
+    """What may differ between equal runs: kept apart in the record's field `run`."""
+    return {
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(time.time() - _started, 1),
+        "host": socket.gethostname(),
+        "command": sys.argv,
+        "paths": {name: str(path) for name, path in paths.items()},
+    }
+
+
+def write_record(target: Path | str, record: dict, name: str | None = None) -> None:
+    """Write the record of an output file or folder; `name` for a second record in a folder."""
+    path = Path(target) / name if name else record_path(target)
+    write_bytes(path, (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
+
+
+def _parse_record(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, UnicodeDecodeError):
+        record = None
+    if not isinstance(record, dict):
+        raise StageError(f"{path} is damaged (not a JSON object): run the stage that wrote it again")
+    return record
+
+
+def read_record(target: Path | str, name: str | None = None) -> dict | None:
+    """The record of an output, None where there is none. Raises StageError when it is damaged."""
+    path = Path(target) / name if name else record_path(target)
+    return _parse_record(path) if path.is_file() else None
+
+
+def require_record(path: Path | str, stage: str, override: str | None = None) -> dict:
+    """The record of a finished output of `stage`; refuses another stage's, a missing one and another size.
+
+    `override` names the option that lets the file through without a record.
+    """
+    path = Path(path)
+    hint = f", or pass {override}" if override else ""
+    record = read_record(path)
+    if record is None:
+        raise StageError(
+            f"{path} has no record ({record_path(path).name}), so it may be cut short: make it again with {stage}{hint}"
+        )
+    if record.get("stage") != stage:
+        raise StageError(f"{path} was written by {record.get('stage')}, an output of {stage} is needed")
+    expected = {file["name"]: file["size"] for file in record.get("outputs", [])}
+    files = [path / name for name in expected] if path.is_dir() else [path]
+    for file in files:
+        size = file.stat().st_size if file.is_file() else 0
+        if size != expected.get(file.name, size):
+            raise StageError(
+                f"{file} has {size:,} bytes, its record says {expected[file.name]:,}: make it again with {stage}{hint}"
+            )
+    return record
