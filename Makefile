@@ -1,0 +1,41 @@
+# make quickstart | test | test-full | lint: each sets up .venv by itself; make .venv does only that.
+#   PYTHON    the interpreter to start from; one that already has a fitting torch (a CUDA image) keeps it
+#   PIP_ARGS  arguments for pip, e.g. --no-index --find-links wheels on a machine without internet
+
+PYTHON ?= python3
+PIP_ARGS ?=
+BIN := .venv/bin
+SCRIPTS := $(wildcard *.sh) .ci/run
+
+.PHONY: quickstart test test-full lint
+
+quickstart: .venv
+	$(BIN)/python quickstart.py
+
+test: .venv
+	$(BIN)/python -m pytest -q -m "not full"
+
+test-full: .venv
+	$(BIN)/python -m pytest -q --timeout 3600
+
+lint: .venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/shellcheck $(SCRIPTS)
+
+# The stamp is written last, so that an interrupted installation starts over.
+.PHONY: .venv
+.venv: .venv/ready
+
+.venv/ready: requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: $(PYTHON) is older than Python 3.11: name a newer one with make PYTHON=..." >&2; exit 2; }
+	rm -rf .venv
+	if $(PYTHON) -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)' 2>/dev/null; then \
+	  echo "using the torch of $(PYTHON)"; \
+	  $(PYTHON) -m venv --system-site-packages .venv && grep -v '^torch==' requirements.txt > .venv/requirements.txt; \
+	else \
+	  $(PYTHON) -m venv .venv && cp requirements.txt .venv/requirements.txt; \
+	fi
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r .venv/requirements.txt
+	touch $@
