@@ -19,10 +19,15 @@ for _name, _value in {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "PYTHONUTF8": "1",
+    "OMP_WAIT_POLICY": "passive",  # with other work on the machine, spinning threads made a step twice as slow
 }.items():
     os.environ.setdefault(_name, _value)
 
+# What the system says to a path that cannot be used.
+PATH_ERRORS = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR),
+    *(errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),  # EEXIST: a file where a folder is to be made
+)
 TRUE_WORDS = ("true", "yes", "1")
 FALSE_WORDS = ("false", "no", "0")
 NONE_WORDS = ("none", "null")
@@ -66,6 +71,14 @@ def _split_flag(token: str) -> tuple[str, str | None]:
     return name.replace("-", "_"), value if equals else None
 
 
+def _short_flag(token: str, options: list[str]) -> str:
+    """'-b' -> '--buffer_size' where no other option begins with b, as Fire's help offers it; else the token."""
+    if len(token) != 2 or token[0] != "-" or not token[1].isalpha():
+        return token
+    meant = [name for name in options if name.startswith(token[1])]
+    return f"--{meant[0]}" if len(meant) == 1 else token
+
+
 def _unknown(name: str, known: list[str], program: str) -> str:
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     hint = f"did you mean --{close[0]}?" if close else f"see python3 {program} --help"
@@ -92,7 +105,7 @@ def parse(main: Callable, argv: list[str], program: str) -> tuple[list, dict]:
     positional, values, problems = [], {}, []
     rest = list(argv)
     while rest:
-        token = rest.pop(0)
+        token = _short_flag(rest.pop(0), options)
         if not token.startswith("--"):
             positional.append(token)
             continue
@@ -114,17 +127,18 @@ def parse(main: Callable, argv: list[str], program: str) -> tuple[list, dict]:
             value = "True"
         if name in values:
             problems.append(f"--{name} is given twice")
+        values[name] = value
+    if files is None:
+        for name in [n for n in required if n not in values][: len(positional)]:
+            values[name] = positional.pop(0)
+        problems += [f"{extra!r} is not expected (options are written --name value)" for extra in positional]
+        positional = []
+    problems += [f"--{name} is required" for name in required if name not in values]
+    for name, value in values.items():
         try:
             values[name] = convert(value, hints[name])
         except ValueError as expected:
             problems.append(f"--{name} must be {expected}, got {value!r}")
-            values[name] = None
-    if files is None:
-        for name in [n for n in required if n not in values][: len(positional)]:
-            values[name] = convert(positional.pop(0), hints[name])
-        problems += [f"{extra!r} is not expected (options are written --name value)" for extra in positional]
-        positional = []
-    problems += [f"--{name} is required" for name in required if name not in values]
     if problems:
         raise StageError("; ".join(problems))
     return positional, values
@@ -163,7 +177,7 @@ def one_line_errors(program: str) -> Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             _leave(program, f"the disk is full{where}: free some space and run the same command again", 2)
-        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR):
+        if error.errno in PATH_ERRORS:
             _leave(program, f"{error.strerror}{where}: check the path and its permissions", 2)
         raise
 

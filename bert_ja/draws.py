@@ -22,7 +22,8 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 def key(*parts) -> np.uint64:
     """A stream's key from its parts: key(seed, "mask", epoch)."""
-    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    plain = tuple(part.item() if isinstance(part, np.generic) else part for part in parts)  # np.int64(3) is 3
+    digest = hashlib.blake2b(repr(plain).encode(), digest_size=8).digest()
     return np.uint64(int.from_bytes(digest, "little"))
 
 

@@ -14,8 +14,9 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from bert_ja import __version__
@@ -56,10 +57,17 @@ def require_file(path: Path | str, made_by: str) -> Path:
     return path
 
 
-def require_text(path: Path | str, made_by: str) -> Path:
-    """The path of a file that begins like UTF-8 text of sentences: not compressed, not XML, not JSON."""
+def open_binary(path: Path | str):
+    return open(path, "rb")
+
+
+def require_text(path: Path | str, made_by: str, opener: Callable = open_binary) -> Path:
+    """The path of a file that begins like UTF-8 text of sentences: not compressed, not XML, not JSON.
+
+    `opener` opens it for bytes, for a caller that reads compressed files.
+    """
     path = require_file(path, made_by)
-    with open(path, "rb") as file:
+    with opener(path) as file:
         head = file.read(4096)
     if head.lstrip().startswith((b"<mediawiki", b"<?xml")):
         raise StageError(f"{path} is XML, text with one sentence a line is needed: {made_by}")
@@ -100,10 +108,14 @@ class Output:
         self.size = 0
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes) -> int:
         self.file.write(data)
         self._hash.update(data)
         self.size += len(data)
+        return len(data)
+
+    def flush(self) -> None:
+        self.file.flush()
 
     def describe(self) -> dict:
         return {"name": self.path.name if self.path else None, "size": self.size, "sha256": self._hash.hexdigest()}
@@ -118,23 +130,57 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def _lock(descriptor: int, path: Path, output: Path) -> bool:
+    """Lock an open file or folder against a second run of the same stage; False when it no longer stands at `path`.
+
+    Another run may have renamed or removed it between our open and our lock. Raises StageError while one holds it.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StageError(f"another run is writing {output} now: wait for it, or end it first") from None
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
 def _open_locked(partial: Path, output: Path):
-    """The partial file, locked against a second run of the same stage and emptied."""
+    """The partial file, locked and emptied."""
     while True:
+        left = partial.exists()
         file = open(partial, "ab")
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            if _lock(file.fileno(), partial, output):
+                break
+        except StageError:
             file.close()
-            raise StageError(f"another run is writing {output} now: wait for it, or end it first") from None
-        try:
-            ours = os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
-        except FileNotFoundError:
-            ours = False
-        if ours:  # else the other run renamed it into place between our open and our lock
-            file.truncate(0)
-            return file
+            raise
         file.close()
+    if left:
+        say(f"{output}: an earlier run did not finish, starting over")
+    file.truncate(0)
+    return file
+
+
+def _open_locked_folder(folder: Path, output: Path) -> int:
+    """A descriptor that locks a folder, made where there is none and emptied."""
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock = os.open(folder, os.O_RDONLY)
+        except FileNotFoundError:  # another run has just finished
+            continue
+        try:
+            if _lock(lock, folder, output):
+                break
+        except StageError:
+            os.close(lock)
+            raise
+        os.close(lock)
+    for left in folder.iterdir():
+        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    return lock
 
 
 @contextlib.contextmanager
@@ -148,21 +194,19 @@ def output(path: Path | str) -> Iterator[Output]:
         raise StageError(f"{path} is a folder, the name of a file to write is needed")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    if partial.exists():
-        say(f"{path}: an earlier run did not finish, starting over")
     file = _open_locked(partial, path)
-    try:
-        with file:
+    with file:
+        try:
             result = Output(file, path)
             yield result
             file.flush()
             os.fsync(file.fileno())
             record_path(path).unlink(missing_ok=True)
             os.replace(partial, path)
-        sync_folder(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+        except BaseException:
+            partial.unlink(missing_ok=True)  # while it is still locked, so that no other run's goes
+            raise
+    sync_folder(path.parent)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -180,21 +224,30 @@ def stdout_file() -> Path | None:
 
 
 @contextlib.contextmanager
-def standard_output() -> Iterator[Output]:
+def standard_output(may_append: bool = False) -> Iterator[Output]:
     """Standard output as an Output: `path` is the file behind `> FILE`, so that its record can be written beside it.
 
-    The shell owns that file: what a kill leaves in it has no record, and the next stage refuses it.
+    The shell owns that file: what a kill leaves in it has no record, and the next stage refuses it; an error empties
+    it. A file that holds something already (`>>`, a log) is refused, or written to without a record (`may_append`).
     """
     path = stdout_file()
+    if path is not None and may_append and os.fstat(1).st_size > 0:
+        path = None
     if path is not None:
         if os.fstat(1).st_size > 0:
             raise StageError(f"{path} already holds {os.fstat(1).st_size:,} bytes: write with > and not >>")
         record_path(path).unlink(missing_ok=True)
-    with open(1, "wb", closefd=False) as file:
-        yield Output(file, path)
-        file.flush()
+    try:
+        with open(1, "wb", closefd=False) as file:
+            yield Output(file, path)
+            file.flush()
+            if path is not None:
+                os.fsync(1)
+    except BaseException:
         if path is not None:
-            os.fsync(1)
+            os.ftruncate(1, 0)
+            os.lseek(1, 0, os.SEEK_SET)
+        raise
 
 
 @contextlib.contextmanager
@@ -206,11 +259,10 @@ def output_folder(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     require_replaceable(path)
     partial = partial_path(path)
-    path.absolute().parent.mkdir(parents=True, exist_ok=True)
-    if partial.exists():
+    left = partial.exists()
+    lock = _open_locked_folder(partial, path)
+    if left:
         say(f"{path}: an earlier run did not finish, starting over")
-        shutil.rmtree(partial)
-    partial.mkdir()
     try:
         yield partial
         for file in partial.iterdir():
@@ -226,6 +278,27 @@ def output_folder(path: Path | str) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        os.close(lock)
+
+
+@contextlib.contextmanager
+def work_folder(output: Path | None) -> Iterator[Path]:
+    """An empty folder for intermediate files beside `output` (or in the system's, for a pipe), gone afterwards.
+
+    What a killed run left in it is removed by the next run of the same output.
+    """
+    if output is None:
+        with tempfile.TemporaryDirectory(prefix="bert-ja-") as folder:
+            yield Path(folder)
+        return
+    folder = Path(output).with_name(f".{Path(output).name}.work")
+    lock = _open_locked_folder(folder, Path(output))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
 
 
 def require_replaceable(folder: Path | str) -> None:
@@ -301,6 +374,21 @@ def read_record(target: Path | str, name: str | None = None) -> dict | None:
     """The record of an output, None where there is none. Raises StageError when it is damaged."""
     path = Path(target) / name if name else record_path(target)
     return _parse_record(path) if path.is_file() else None
+
+
+def corpus_of(text: Path | str) -> dict | None:
+    """What is known of a text's origin (name, licence, dump), None for a user's own text.
+
+    A text that was edited since its record was written counts as the user's own, and that is said.
+    """
+    record = read_record(text)
+    if record is None:
+        return None
+    sizes = {file["name"]: file["size"] for file in record.get("outputs", [])}
+    if sizes.get(Path(text).name) != Path(text).stat().st_size:
+        say(f"warning: {text} was changed after its record was written: its origin and licence count as unknown")
+        return None
+    return record.get("corpus")
 
 
 def require_record(path: Path | str, stage: str, override: str | None = None) -> dict:

@@ -1,0 +1,469 @@
+"""Downloads of MediaWiki dumps, and dump layouts -> pages.
+
+`pages` reads classic dumps (one bz2 stream or many), Content File Exports (parts pXpY) and plain XML alike.
+`python3 -m bert_ja.dumps DATE` downloads and verifies a dump and prints the paths of its files; get_jawiki.sh calls it.
+"""
+
+import bz2
+import contextlib
+import fcntl
+import hashlib
+import http.client
+import io
+import json
+import os
+import re
+import ssl
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+from xml.etree import ElementTree
+from xml.parsers.expat import errors as expat
+
+from tqdm import tqdm
+
+from bert_ja import __version__, cli, files
+from bert_ja.cli import StageError
+
+GET_A_DUMP = "get_jawiki.sh DATE downloads one"
+GET_IT_AGAIN = "download it again and compare its checksum"
+PAGE_RANGE = re.compile(r"-p(\d+)p(\d+)\.")
+DUMP_DATE = re.compile(r"-(\d{4})-?(\d\d)-?(\d\d)-")
+BESIDE_DUMPS = re.compile(
+    r"_SUCCESS|SHA256SUMS|.*sha1sums.*|.*-multistream-index.*\.txt.*|dumpstatus\.json|.*\.meta\.json"
+)
+ENDED_EARLY = {
+    expat.codes[message]
+    for message in (
+        expat.XML_ERROR_NO_ELEMENTS,
+        expat.XML_ERROR_UNCLOSED_TOKEN,
+        expat.XML_ERROR_PARTIAL_CHAR,
+        expat.XML_ERROR_UNCLOSED_CDATA_SECTION,
+    )
+}
+
+
+class Page(NamedTuple):
+    id: int
+    namespace: int
+    title: str
+    revision: int
+    redirect: bool  # has a <redirect> element; Content File Exports have none, so look at the text too
+    text: str  # wikitext of the last revision, empty where it was deleted
+
+
+# Files of a dump
+
+
+def dump_files(paths: Iterable[Path | str]) -> list[Path]:
+    """The dump files among `paths` in page order: parts by the X of pXpY, others as given; indexes and lists left out.
+
+    So `folder/*` of a download will do. Raises StageError for a file that is missing, empty, or none at all.
+    """
+    given = [Path(path) for path in paths]
+    dumps = [files.require_file(path, GET_A_DUMP) for path in given if not BESIDE_DUMPS.fullmatch(path.name)]
+    if given and not dumps:
+        raise StageError(f"{given[0]} belongs to a dump but holds no pages: name the .xml.bz2 files beside it")
+    ranges = [PAGE_RANGE.search(path.name) for path in dumps]
+    if not all(ranges):
+        return dumps
+    return [path for _, path in sorted(zip([int(part[1]) for part in ranges], dumps, strict=True))]
+
+
+def date_of(path: Path | str) -> str | None:
+    """jawiki-20261101-pages-articles.xml.bz2, jawiki-2026-11-01-p1p99.xml.bz2 -> '20261101'; None without a date."""
+    found = DUMP_DATE.search(Path(path).name)
+    return "".join(found.groups()) if found else None
+
+
+def facts(paths: list[Path], inputs: list[dict]) -> dict:
+    """What later records say of a dump, {date, file, sha256}; `inputs` are its files as `files.describe` gives them.
+
+    Of several parts `file` names the first, and sha256 is that of their SHA256SUMS lines. A download adds its sha1.
+    """
+    first = inputs[0]
+    if len(inputs) == 1:
+        found = {"date": date_of(first["name"]), "file": first["name"], "sha256": first["sha256"]}
+        record = files.read_record(paths[0]) or {}
+        return found | (record["dump"] if record.get("outputs") == inputs else {})
+    sums = "".join(f"{part['sha256']}  {part['name']}\n" for part in inputs)
+    named = f"{first['name']} and {len(inputs) - 1} more"
+    return {"date": date_of(first["name"]), "file": named, "sha256": hashlib.sha256(sums.encode()).hexdigest()}
+
+
+# Pages
+
+
+class _Metered(io.FileIO):
+    """A file that reports how many bytes each read took."""
+
+    def __init__(self, path: Path, advance: Callable[[int], object]):
+        super().__init__(path)
+        self._advance = advance
+
+    def readinto(self, buffer) -> int:
+        size = super().readinto(buffer)
+        self._advance(size)
+        return size
+
+
+def _decompressed(raw: io.BufferedReader, path: Path):
+    """The XML of an opened dump file, told by its first bytes and not by its name."""
+    head = raw.peek(64)
+    if head.startswith(b"BZh"):
+        return bz2.BZ2File(raw)
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
+        return raw
+    raise StageError(f"{path} is not a MediaWiki dump (neither bz2 nor XML): {GET_A_DUMP}")
+
+
+def _page(element: ElementTree.Element, space: str) -> Page:
+    """The Page of a <page> element; `space` is the export namespace as ElementTree writes it, {http://...}."""
+    revisions = element.findall(space + "revision")
+    last = revisions[-1] if revisions else element
+    return Page(
+        id=int(element.findtext(space + "id")),
+        namespace=int(element.findtext(space + "ns") or 0),
+        title=element.findtext(space + "title") or "",
+        revision=int(last.findtext(space + "id")),
+        redirect=element.find(space + "redirect") is not None,
+        text=last.findtext(space + "text") or "",
+    )
+
+
+def _parse(xml, path: Path) -> Iterator[Page]:
+    """Pages of a dump's XML in constant memory: each is forgotten once it was yielded."""
+    events = ElementTree.iterparse(xml, events=("start", "end"))
+    _, root = next(events)
+    space, _, name = root.tag.rpartition("mediawiki")
+    if name or (space and not space.endswith("}")):
+        raise StageError(f"{path} is not a MediaWiki dump (its first element is <{root.tag}>): {GET_A_DUMP}")
+    page_tag = space + "page"
+    for event, element in events:
+        if event == "end" and element.tag == page_tag:
+            yield _page(element, space)
+            root.clear()
+
+
+def pages_of_file(path: Path, advance: Callable[[int], object]) -> Iterator[Page]:
+    """Pages of one dump file. Raises StageError where it is cut short or damaged, and says after which page."""
+    last = "before its first page"
+    with io.BufferedReader(_Metered(path, advance), files.BLOCK) as raw:
+        try:
+            for page in _parse(_decompressed(raw, path), path):
+                yield page
+                last = f"after page {page.id}"
+        except EOFError:
+            raise StageError(f"{path} is cut short {last} (its bz2 stream does not end): {GET_IT_AGAIN}") from None
+        except ElementTree.ParseError as error:
+            if error.code in ENDED_EARLY:
+                raise StageError(f"{path} is cut short {last} (no </mediawiki>): {GET_IT_AGAIN}") from None
+            raise StageError(f"{path} is damaged {last} (XML {error}): {GET_IT_AGAIN}") from None
+        except (TypeError, ValueError):  # from int() in _page
+            raise StageError(f"{path} is damaged {last} (a page without a number): {GET_IT_AGAIN}") from None
+        except OSError as error:
+            if error.errno is not None:  # a fault of the disk, not of bz2
+                raise
+            raise StageError(f"{path} is damaged {last} (bz2: {error}): {GET_IT_AGAIN}") from None
+
+
+class _Seen:
+    """The page ids met so far, a bit each: 0.6 MB for all of Japanese Wikipedia."""
+
+    def __init__(self):
+        self._blocks: dict[int, bytearray] = {}
+
+    def add(self, number: int) -> bool:
+        """Add an id; False when it was there already."""
+        block = self._blocks.setdefault(number >> 16, bytearray(8192))
+        place, bit = (number & 0xFFFF) >> 3, 1 << (number & 7)
+        new = not block[place] & bit
+        block[place] |= bit
+        return new
+
+
+def pages(paths: Iterable[Path | str], advance: Callable[[int], object] = lambda size: None) -> Iterator[Page]:
+    """All pages of a dump's files, in page order; `advance` is told the compressed bytes as they are read.
+
+    Raises StageError for a file that is missing, no dump, damaged or cut short, and for a page that stands twice.
+    """
+    seen = _Seen()
+    for path in dump_files(paths):
+        for page in pages_of_file(path, advance):
+            if not seen.add(page.id):
+                raise StageError(f"page {page.id} of {path} was read before: name the files of one dump, each once")
+            yield page
+
+
+# Downloads
+
+OFFICIAL = "https://dumps.wikimedia.org"
+CONTACT = "BERT_JA_CONTACT"  # environment variable: who downloads, as Wikimedia's User-Agent policy asks
+TIMEOUT = 60  # seconds without a byte
+PAUSE = 1.0  # seconds after a connection that brought nothing; then 3, 7
+FRUITLESS_CONNECTIONS = 4  # in a row, before a download gives up
+CONNECTIONS = 100
+BROKEN = (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException)
+DATE = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])")
+
+
+class Remote(NamedTuple):
+    """A file to download and what the server's list says of it."""
+
+    url: str
+    size: int | None
+    algorithm: str  # sha1 of classic dumps, sha256 of Content File Exports
+    checksum: str
+
+    @property
+    def name(self) -> str:
+        return self.url.rpartition("/")[2]
+
+
+def user_agent() -> str:
+    """bert-ja/0.1.0 (Japanese BERT training; contact: you@example.org)."""
+    return f"bert-ja/{__version__} (Japanese BERT training; contact: {os.environ.get(CONTACT) or 'not given'})"
+
+
+def _request(url: str, start: int = 0, method: str = "GET") -> http.client.HTTPResponse:
+    headers = {"User-Agent": user_agent()} | ({"Range": f"bytes={start}-"} if start else {})
+    return urllib.request.urlopen(urllib.request.Request(url, headers=headers, method=method), timeout=TIMEOUT)
+
+
+def _unreachable(url: str, error: Exception) -> StageError:
+    if isinstance(error, urllib.error.HTTPError) and error.code == 403 and not os.environ.get(CONTACT):
+        return StageError(f"{url}: the server refuses a download without a contact: pass --contact YOUR_MAIL_OR_SITE")
+    if isinstance(error, urllib.error.HTTPError):
+        return StageError(f"{url}: the server answers {error.code} {error.reason}: try later, or another --mirror")
+    reason = getattr(error, "reason", None) or error
+    return StageError(f"{url} cannot be reached ({reason}): check the network, or try another --mirror")
+
+
+def _fetch(url: str) -> bytes | None:
+    """A small file, None where the server has none."""
+    try:
+        with _request(url) as response:
+            return response.read()
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return None
+        raise _unreachable(url, error) from None
+    except BROKEN as error:
+        raise _unreachable(url, error) from None
+
+
+def _size(url: str) -> int | None:
+    try:
+        with _request(url, method="HEAD") as response:
+            length = response.headers.get("Content-Length")
+    except BROKEN as error:
+        raise _unreachable(url, error) from None
+    return int(length) if length else None
+
+
+def _dates(url: str) -> list[str]:
+    """The dates that a folder of the server lists, oldest first, as they are written there."""
+    listing = (_fetch(url) or b"").decode(errors="replace")
+    return sorted(set(re.findall(rf'href="(?:[^"]*/)?({DATE.pattern.replace("(", "(?:")})/"', listing)))
+
+
+def _classic(mirror: str, date: str) -> list[Remote]:
+    """The classic dump of a date, one file; empty where it is not offered or not done."""
+    url = f"{mirror}/jawiki/{date}"
+    try:
+        jobs = json.loads(_fetch(f"{url}/dumpstatus.json") or b"{}").get("jobs", {})
+    except (ValueError, AttributeError):
+        raise StageError(f"{url}/dumpstatus.json is not a dump's status: try another --mirror") from None
+    for layout in ("pages-articles-multistream", "pages-articles"):
+        name = f"jawiki-{date}-{layout}.xml.bz2"
+        for job in jobs.values():
+            entry = job.get("files", {}).get(name, {})
+            if job.get("status") == "done" and {"size", "sha1"} <= entry.keys():
+                return [Remote(f"{url}/{name}", int(entry["size"]), "sha1", entry["sha1"])]
+    return []
+
+
+def _content(mirror: str, date: str) -> list[Remote]:
+    """The Content File Exports of a date, its parts in page order; empty where they are not offered or not done."""
+    day = f"{date[:4]}-{date[4:6]}-{date[6:]}"
+    url = f"{mirror}/other/mediawiki_content_current/jawiki/{day}/xml/bzip2"
+    if _fetch(f"{url}/_SUCCESS") is None:
+        return []
+    sums = (_fetch(f"{url}/SHA256SUMS") or b"").decode(errors="replace")
+    parts = re.findall(rf"^([0-9a-f]{{64}}) [ *](jawiki-{day}-p(\d+)p\d+\.xml\.bz2)$", sums, re.MULTILINE)
+    ordered = sorted(parts, key=lambda part: int(part[2]))
+    return [Remote(f"{url}/{name}", _size(f"{url}/{name}"), "sha256", checksum) for checksum, name, _ in ordered]
+
+
+def resolve(date: str, mirror: str = OFFICIAL) -> tuple[str, list[Remote]]:
+    """The files of a date or of `latest`, with the date as YYYYMMDD: the classic dump, else Content File Exports.
+
+    Raises StageError that lists the dates on offer when it is not among them.
+    """
+    if date != "latest":
+        day = date.replace("-", "")
+        remotes = _classic(mirror, day) or _content(mirror, day)
+        if remotes:
+            return day, remotes
+    offered = []
+    for find, folder in ((_classic, "jawiki"), (_content, "other/mediawiki_content_current/jawiki")):
+        for day in sorted((day.replace("-", "") for day in _dates(f"{mirror}/{folder}/")), reverse=True):
+            if date == "latest" and (remotes := find(mirror, day)):
+                return day, remotes
+            offered.append(day)
+    if not offered or date == "latest":
+        raise StageError(f"no complete dump of jawiki is at {mirror}: try another --mirror")
+    choices = ", ".join(sorted(set(offered)))
+    raise StageError(f"the jawiki dump of {date} is not at {mirror}, or not complete: choose one of {choices}")
+
+
+@contextlib.contextmanager
+def _open_partial(path: Path) -> Iterator[io.BufferedRandom]:
+    """The partial file of a download, as far as it came, locked against a second run."""
+    partial = files.partial_path(path)
+    with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = os.path.samestat(os.fstat(file.fileno()), os.stat(partial))
+        except (BlockingIOError, FileNotFoundError):
+            ours = False
+        if not ours:
+            raise StageError(f"another run is downloading {path} now: wait for it, or end it first")
+        yield file
+
+
+def _receive(file: io.BufferedRandom, remote: Remote, progress: tqdm) -> bool:
+    """Append what one connection brings; whether the file is complete as far as the server is concerned."""
+    have = file.seek(0, os.SEEK_END)
+    with _request(remote.url, have) as response:
+        if have and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+            have = file.seek(file.truncate(0))  # the server knows no ranges
+        progress.reset(remote.size)
+        progress.update(have)
+        while block := response.read1(files.BLOCK):
+            file.write(block)
+            progress.update(len(block))
+        length = response.headers.get("Content-Length")
+    return length is None or file.tell() - have >= int(length)
+
+
+def _fill(file: io.BufferedRandom, remote: Remote) -> None:
+    """Download the rest of a file, over as many connections as it takes."""
+    fruitless, reason = 0, "the connection ended early"
+    with tqdm(total=remote.size, unit="B", unit_scale=True, desc=remote.name, delay=1) as progress:
+        for _ in range(CONNECTIONS):
+            have = file.seek(0, os.SEEK_END)
+            if have == remote.size:
+                return
+            try:
+                if _receive(file, remote, progress):
+                    return
+            except urllib.error.HTTPError as error:
+                if error.code != 416 or not have:
+                    raise _unreachable(remote.url, error) from None
+                file.seek(file.truncate(0))  # what we have is not a part of what the server has
+            except BROKEN as error:
+                reason = str(getattr(error, "reason", None) or error)
+            fruitless = fruitless + 1 if file.seek(0, os.SEEK_END) <= have else 0
+            if fruitless == FRUITLESS_CONNECTIONS:
+                break
+            time.sleep(PAUSE * (2**fruitless - 1))
+    raise StageError(f"{remote.url} broke off after {have:,} bytes ({reason}): run the same command again to go on")
+
+
+def _verify(file: io.BufferedRandom, remote: Remote) -> str:
+    """The sha256 of a complete download. Raises StageError, and empties it, where it is not what the list says."""
+    file.flush()
+    os.fsync(file.fileno())
+    size, listed, sha256 = file.seek(0, os.SEEK_END), hashlib.new(remote.algorithm), hashlib.sha256()
+    file.seek(0)
+    while block := file.read(files.BLOCK):
+        listed.update(block)
+        sha256.update(block)
+    if remote.size not in (None, size):
+        raise StageError(f"{remote.url} has {size:,} bytes, its list says {remote.size:,}: nothing is kept, try again")
+    if listed.hexdigest() != remote.checksum:
+        raise StageError(
+            f"{remote.url} has the {remote.algorithm} {listed.hexdigest()}, its list says {remote.checksum}: "
+            "nothing is kept, try again or use another --mirror"
+        )
+    return sha256.hexdigest()
+
+
+def _is_there(path: Path, remote: Remote) -> bool:
+    """Whether an earlier run downloaded and verified exactly this file."""
+    dump = (files.read_record(path) or {}).get("dump", {})
+    return path.is_file() and path.stat().st_size == remote.size and dump.get(remote.algorithm) == remote.checksum
+
+
+def download(remote: Remote, date: str, folder: Path) -> Path:
+    """Download a file, or the rest of it, verify it and put it into place with its record."""
+    path = folder / remote.name
+    if _is_there(path, remote):
+        cli.say(f"{path} is there already, downloaded and verified")
+        return path
+    folder.mkdir(parents=True, exist_ok=True)
+    with _open_partial(path) as file:
+        _fill(file, remote)
+        try:
+            sha256 = _verify(file, remote)
+        except StageError:
+            files.partial_path(path).unlink()
+            raise
+        files.record_path(path).unlink(missing_ok=True)
+        os.replace(files.partial_path(path), path)
+        size = file.tell()
+    files.sync_folder(folder)
+    record = {
+        "stage": "get_jawiki.sh",
+        "options": {},
+        "seed": None,
+        "versions": files.versions(),
+        "inputs": [],
+        "outputs": [{"name": path.name, "size": size, "sha256": sha256}],
+        "dump": {"date": date, "file": path.name, "sha256": sha256} | {remote.algorithm: remote.checksum},
+        "run": files.run_facts(url=remote.url),
+    }
+    files.write_record(path, record)
+    return path
+
+
+def missing_bytes(remote: Remote, folder: Path) -> int:
+    """How many bytes of a file are still to be downloaded."""
+    path = folder / remote.name
+    there = [found.stat().st_size for found in (path, files.partial_path(path)) if found.is_file()]
+    return max(0, (remote.size or 0) - max(there, default=0))
+
+
+def main(date: str, output_dir: str = "data/dump", mirror: str = OFFICIAL) -> None:
+    """Download and verify a dump of Japanese Wikipedia; print the paths of its files.
+
+    A download that broke off goes on where it stopped; a file that is there and verified is not downloaded again.
+
+    Args:
+        date: Day of the dump, YYYYMMDD, or latest for the newest complete one.
+        output_dir: Folder for the files, about 5 GB, and their records.
+        mirror: Server to download from, with the folders of dumps.wikimedia.org; its lists of sizes and checksums
+            are what the files are verified against.
+    """
+    cli.require(
+        {
+            f"{date} is no date of a dump: write YYYYMMDD, or latest": date == "latest"
+            or DATE.fullmatch(date) is not None,
+            f"--mirror must be an address with http:// or https://, got {mirror}": re.match(r"https?://[^/]", mirror)
+            is not None,
+        }
+    )
+    folder = Path(output_dir)
+    day, remotes = resolve(date, mirror.rstrip("/"))
+    cli.say(f"jawiki of {day}: {', '.join(remote.name for remote in remotes)}")
+    files.require_space(folder, sum(missing_bytes(remote, folder) for remote in remotes), "the download")
+    for remote in remotes:
+        print(download(remote, day, folder))
+
+
+if __name__ == "__main__":
+    cli.run(main)

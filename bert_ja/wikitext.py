@@ -1,0 +1,609 @@
+"""Wikitext of one page of Japanese Wikipedia -> paragraphs of clean prose.
+
+`clean()` works in five steps, each one pass over the text: (1) what is not wikitext goes (comments, refs,
+formulas, galleries); (2) the page is cut at its headings and sections without prose go; (3) brackets are matched
+and expanded: links, templates, tables; (4) inline markup goes; (5) lines become paragraphs. Where something
+inside a sentence was dropped, a private mark stands until the end, and punctuation is mended beside such marks
+only: "（英: ）" that lost its word goes, `main()` stays. Nothing is normalised. Time is linear in the page length.
+"""
+
+import html
+import re
+from collections.abc import Callable, Iterator
+
+# Three private characters serve as notes to ourselves; those of the page are removed before the first step.
+MARK = "\ue000"  # a template, ref or formula was dropped here
+BREAK = "\ue001"  # <br>: ends a line, but not the list item around it
+PRIVATE = re.compile("[\ue000-\uf8ff]")
+HAS_WORD = re.compile(r"\w")
+
+REDIRECT = re.compile(r"\s*[#＃](?:REDIRECT|転送|リダイレクト)\s*[:：]?\s*\[\[", re.IGNORECASE)
+
+
+def is_redirect(text: str) -> bool:
+    """Tell whether a page only points to another one: `#転送 [[東京都]]`."""
+    return REDIRECT.match(text) is not None
+
+
+# ---------------------------------------------------------------- 1. what is not wikitext
+
+ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+
+
+def _entity(match: re.Match) -> str:
+    """&eacute; -> é. A line break becomes a space; control characters and private ones are dropped."""
+    text = html.unescape(match[0])
+    if text.isspace():
+        return text if text == "\u3000" else " "
+    return PRIVATE.sub("", text) if text.isprintable() or text in "\u200c\u200d\u200e\u200f" else ""
+
+
+def _early_entity(match: re.Match) -> str:
+    """Decode what would join or part its neighbours: &nbsp; -> " ", &shy; -> "". The others wait for the end."""
+    text = _entity(match)
+    return text if text in ("", " ") else match[0]
+
+
+# <nowiki>[[X]]</nowiki> shows its markup: such characters hide in private ones until the very end.
+HIDDEN = "&[]{}|'<>*#:;=-_!\n"
+HIDE = {ord(c): chr(0xE010 + i) for i, c in enumerate(HIDDEN)}
+SHOW = {0xE010 + i: " " if c == "\n" else c for i, c in enumerate(HIDDEN)}
+
+RAW_TAGS = (
+    "nowiki pre syntaxhighlight source ref references math chem ce gallery timeline score imagemap hiero graph"
+    " mapframe maplink templatedata templatestyles inputbox categorytree"
+)
+RAW = re.compile(rf"<(?:!--|({RAW_TAGS.replace(' ', '|')})(?=[\s/>])[^<>]*>)", re.IGNORECASE)
+# A ref cannot hold a ref or a heading: reaching one of these means that its own end is missing.
+CLOSE_REF = re.compile(r"</ref\s*>|(?=<ref[\s/>]|\n=)", re.IGNORECASE)
+CLOSE = {"!--": re.compile("-->"), "ref": CLOSE_REF}
+CLOSE |= {tag: re.compile(rf"</{tag}\s*>", re.IGNORECASE) for tag in RAW_TAGS.split() if tag != "ref"}
+# Formulas as plain as `n` or `a + b = 1` are text already; any other one is dropped.
+PLAIN_MATH = re.compile(r"(?:[ A-Za-z0-9+=>()/.,!-]|<(?!/?[a-z]{2})){1,40}")
+TEX_SPACE = re.compile(r"\\[,;:! ]|[\s~]+")
+
+
+def _raw_text(tag: str, attributes: str, body: str) -> str:
+    """What a finished raw element leaves in the page: ("nowiki", "", "[[X]]") -> the hidden "[[X]]"."""
+    if tag == "nowiki" or (tag in ("syntaxhighlight", "source") and "inline" in attributes):
+        return ENTITY.sub(_entity, body).translate(HIDE)
+    formula = TEX_SPACE.sub(" ", body).strip()
+    if tag == "math" and PLAIN_MATH.fullmatch(formula):
+        return formula.translate(HIDE)
+    return "" if tag == "!--" else MARK
+
+
+def _raw_end(text: str, tag: str, start: int, unclosed: set[str]) -> tuple[int, int] | None:
+    """Find where an element's body and its end tag end, or None; a tag in `unclosed` is never looked for again."""
+    found = None if tag in unclosed else CLOSE[tag].search(text, start)
+    if found is None:
+        unclosed.add(tag)
+        return None
+    return found.span() if found.group() else None
+
+
+def _line_end(text: str, start: int) -> int:
+    end = text.find("\n", start)
+    return len(text) if end < 0 else end
+
+
+def _raw_element(text: str, opener: re.Match, unclosed: set[str]) -> tuple[str, int]:
+    """Return what the element behind an opener leaves in the page, and where the text goes on.
+
+    An element that is never closed costs its line, up to the next opener, and no more.
+    """
+    tag, start, body = (opener[1] or "!--").lower(), opener.start(), opener.end()
+    if opener[0].endswith("/>"):
+        return MARK, body
+    span = _raw_end(text, tag, body, unclosed)
+    if span is None:
+        line_end = _line_end(text, body)
+        next_opener = RAW.search(text, body, line_end)
+        return MARK, next_opener.start() if next_opener else line_end
+    end = span[1]
+    # A comment on a line of its own takes the line with it, or it would part a paragraph.
+    if tag == "!--" and text[start - 1 : start] in ("", "\n") and text[end : end + 1] == "\n":
+        end += 1
+    return _raw_text(tag, opener[0], text[body : span[0]]), end
+
+
+def _drop_raw(text: str) -> str:
+    """Remove comments, refs, formulas and the like: "水<ref>注</ref>である。" -> "水(mark)である。"."""
+    out, position, unclosed = [], 0, set()
+    for opener in RAW.finditer(text):
+        if opener.start() >= position:
+            out.append(text[position : opener.start()])
+            shown, position = _raw_element(text, opener, unclosed)
+            out.append(shown)
+    out.append(text[position:])
+    return "".join(out)
+
+
+# ---------------------------------------------------------------- 2. sections
+
+# Sections of notes, sources, lists and pictures. Compound titles (脚注・出典, 注釈と参考文献) count part by part.
+NO_PROSE_TITLES = """
+    脚注 脚註 注 註 注釈 註釈 注記 註記 補注 補註 原注 訳注 出典 出展 典拠 典拠管理 引用 引用元 引用文献 情報源
+    参考 参考文献 参考図書 参考資料 参考書 参考書籍 参考論文 参考記事 参考サイト 参考リンク 参照 参照文献
+    文献 文献案内 主要文献 主要参考文献 一次資料 二次資料 一次文献 二次文献 推薦図書 読書案内 書誌情報
+    関連文献 関連書籍 関連書 関連図書 関連資料 関連論文 関連項目 関連記事 関連サイト 関連リンク
+    外部リンク 外部サイト 公式サイト 公式リンク リンク リンク集 ウェブサイト
+    ギャラリー 画像 画像集 画像ギャラリー フォトギャラリー 写真 写真集
+"""
+NO_PROSE = set(NO_PROSE_TITLES.split())
+TITLE_JOINT = re.compile(r"[・、,／/&＆と]|および|及び|ならびに")
+TITLE_MARKUP = re.compile(rf"'{{2,}}|\[\[(?:[^\[\]|]*\|)?|\]\]|<[^<>]*>|\{{\{{[^{{}}]*\}}\}}|[{MARK}\s]")
+HEADING = re.compile(r"^=.*", re.MULTILINE)
+
+
+def _is_prose_title(title: str) -> bool:
+    """Tell sections of prose from those of notes and links: "歴史" -> True, "脚注・出典" -> False."""
+    title = TITLE_MARKUP.sub("", title)
+    return title not in NO_PROSE and not all(part in NO_PROSE for part in TITLE_JOINT.split(title))
+
+
+def _sections(text: str) -> Iterator[str]:
+    """Yield the text between headings, less the sections of notes and links with all that is below them.
+
+    Matching brackets section by section also means that an unclosed one never passes a heading.
+    """
+    start, dropped_level = 0, 7  # 7: below the lowest heading, i.e. nothing is being dropped
+    for heading in HEADING.finditer(text):
+        line = heading[0].rstrip(f" \t{MARK}")
+        level = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
+        if level == 0 or len(line) < 3:
+            continue
+        if dropped_level == 7:
+            yield text[start : heading.start()]
+        start = heading.end()
+        if level <= dropped_level:
+            dropped_level = 7 if _is_prose_title(line.strip("= \t")) else level
+    if dropped_level == 7:
+        yield text[start:]
+
+
+# ---------------------------------------------------------------- 3. links, templates, tables
+
+# Links that hold no other markup, nine in ten, in one substitution: [[京都市|京都]] -> 京都. A colon may be a
+# name space or a language, which is for _link() to say.
+SIMPLE_LINK = re.compile(r"\[\[(?:[^\[\]{}|\n:]+\|)?([^\[\]{}|\n:]+)\]\]")
+BRACKETS = re.compile(
+    r"(\{\{|\}\}|\[\[|\]\]"
+    r"|\n[ \t:*#;]*\{\||\n[ \t]*\|\}(?!\}(?!\}))"  # {| and |} begin a line; in "\n|}}" it is }} that closes
+    r"|</?(?:table|TABLE)(?=[\s>])[^<>]*>"
+    r"|\n(?=[ \t]*\n))"  # a blank line, which no link passes
+)
+CLOSERS = {"}}": "{{", "]]": "[[", "|}": "{|", "</": "<t"}
+MAX_DEPTH = 40  # as in MediaWiki; also what keeps deep nestings linear
+
+# Name spaces and languages whose links show nothing in the text; codes of sister sites, whose links do show.
+# Languages are in small letters: [[de:Wasser]] is an entry of the margin, [[Re:ゼロから]] is a title.
+SISTERS = "w|wp|m|b|c|d|n|q|s|v|wikt"
+HIDDEN_LINK = re.compile(
+    r"\s*(?:file|image|media|category|ファイル|画像|メディア|カテゴリ"
+    rf"|(?-i:(?!(?:{SISTERS}):)[a-z]{{2,3}}(?:-[a-z-]+)?))\s*:",
+    re.IGNORECASE,
+)
+SISTER_SITE = re.compile(rf":?(?:(?:{SISTERS}|[a-z]{{2,3}}(?:-[a-z-]+)?):)*(?=.)")
+
+
+def _kind(token: str) -> str:
+    """Name a bracket by two characters: "\\n:{|" -> "{|"."""
+    return token.lower()[:2] if token[0] == "<" else token[-2:]
+
+
+def _match_brackets(parts: list[str]) -> dict[int, int]:
+    """Pair openers with closers; `parts` holds text at even places and brackets at odd ones.
+
+    >>> _match_brackets(["", "{{", "lang|en|", "[[", "a", "}}", ""])  # [[ is never closed
+    {1: 5}
+    """
+    pairs: dict[int, int] = {}
+    stack: list[tuple[str, int]] = []
+    waiting = {"{{": 0, "[[": 0, "{|": 0, "<t": 0}
+    for i in range(1, len(parts), 2):
+        kind = _kind(parts[i])
+        if kind in waiting:
+            stack.append((kind, i))
+            waiting[kind] += 1
+        elif kind == "\n":
+            while stack and stack[-1][0] == "[[":
+                waiting[stack.pop()[0]] -= 1
+        else:
+            opener = CLOSERS[kind]
+            while waiting[opener]:  # some opener of this kind is there; those above it are unclosed
+                top, start = stack.pop()
+                waiting[top] -= 1
+                if top == opener:
+                    pairs[start] = i
+                    break
+    return pairs
+
+
+class _Expander:
+    """Expands the brackets of one section from the outside in, stepping over what is dropped."""
+
+    def __init__(self, section: str) -> None:
+        self.parts = BRACKETS.split("\n" + SIMPLE_LINK.sub(r"\1", section))
+        self.pairs = _match_brackets(self.parts)
+
+    def text(self, start: int, end: int, depth: int = 0) -> str:
+        """Return parts[start:end] with all brackets expanded; `start` is the place of a text, an even number."""
+        out = []
+        while start < end:
+            out.append(self.parts[start])
+            start += 1
+            if start < end:
+                expanded, start = self._bracket(start, end, depth)
+                out.append(expanded)
+        return "".join(out)
+
+    def _bracket(self, start: int, end: int, depth: int) -> tuple[str, int]:
+        """Expand the bracket at `start`; return its text and the place of the text after it."""
+        kind, close = _kind(self.parts[start]), self.pairs.get(start)
+        if close is None:
+            return self._lone_bracket(start, end, kind)
+        if depth >= MAX_DEPTH:
+            expanded = MARK
+        elif kind == "{{":
+            expanded = self._template(start + 1, close, depth + 1)
+        elif kind == "[[":
+            expanded = self._link(start + 1, close, depth + 1)
+        else:  # a table, which leaves its line break
+            expanded = "\n"
+        return expanded, close + 1
+
+    def _lone_bracket(self, start: int, end: int, kind: str) -> tuple[str, int]:
+        """Drop a bracket without a partner, and the rest of the line after an unclosed {{.
+
+        `{{lang|en|tea} であり、` with one brace too few loses no more than up to that brace.
+        """
+        if kind != "{{":
+            return ("\n" if kind in ("\n", "{|", "|}") else ""), start + 1
+        after, place = self.parts[start + 1], start + 1
+        if 0 <= after.find("}") < _line_end(after, 0):
+            self.parts[place] = after.partition("}")[2]
+            return MARK, place
+        while place < end and "\n" not in self.parts[place]:
+            place = self.pairs.get(place, place) + 1
+        if place % 2:  # the line ends at a bracket, or with the text: nothing of the piece before it is left
+            place -= 1
+            self.parts[place] = ""
+        self.parts[place] = self.parts[place][_line_end(self.parts[place], 0) :]
+        return MARK, place
+
+    def _arguments(self, start: int, end: int, depth: int) -> list[str]:
+        """Return the arguments between two brackets, cut at the bars that are their own, expanded."""
+        arguments = [[]]
+        while start < end:
+            first, *others = self.parts[start].split("|")
+            arguments[-1].append(first)
+            arguments.extend([other] for other in others)
+            start += 1
+            if start < end:
+                expanded, start = self._bracket(start, end, depth)
+                arguments[-1].append(expanded)
+        return ["".join(argument).strip() for argument in arguments]
+
+    def _link(self, start: int, end: int, depth: int) -> str:
+        """Return what a link shows: [[京都市|京都]] -> 京都, [[ファイル:a.jpg|thumb|門]] -> a mark."""
+        if HIDDEN_LINK.match(self.parts[start]):
+            return MARK
+        target, *labels = self._arguments(start, end, depth)
+        if labels and labels[-1]:
+            return "|".join(labels)
+        target = SISTER_SITE.sub("", target, count=1)
+        return target.partition(" (")[0] if labels else target  # [[東京 (曖昧さ回避)|]] shows 東京
+
+    def _template(self, start: int, end: int, depth: int) -> str:
+        """Return the text that a template shows, or a mark: {{lang|en|tea}} -> tea, {{Sfn|佐藤|2018}} -> a mark."""
+        name, colon, value = self.parts[start].partition("|")[0].partition(":")
+        if colon and name.strip().lower() in PARSER_FUNCTIONS:
+            expanded = self._arguments(start, end, depth)[0].partition(":")[2].strip()
+            return PARSER_FUNCTIONS[name.strip().lower()](expanded) or MARK
+        show = _rule((name + colon + value).strip().lower().replace("_", " "))
+        if show is None:
+            return MARK
+        if isinstance(show, str):
+            return show
+        return show(_Arguments(self._arguments(start, end, depth)[1:])) or MARK
+
+
+# ---------------------------------------------------------------- templates whose argument is text
+
+
+class _Arguments:
+    """Arguments of a template: ["a", "label=b", "2=c"] -> at(0) == "a", at(1) == "c", named("label") == "b"."""
+
+    # HTML attributes (<span style="...">) are no names: a name is a word.
+    NAME = re.compile(r"\s*(\w[\w \-]{0,20}?)\s*=")
+
+    def __init__(self, arguments: list[str]) -> None:
+        self.positional: list[str] = []
+        self.by_name: dict[str, str] = {}
+        for argument in arguments:
+            named = self.NAME.match(argument)
+            if named:
+                self.by_name[named[1]] = argument[named.end() :].strip()
+            else:
+                self.positional.append(argument)
+
+    def at(self, place: int) -> str:
+        """Return a positional argument, or "" if it is not there."""
+        if place < 0:
+            return self.positional[place] if self.positional else self.by_name.get("1", "")
+        if place < len(self.positional):
+            return self.positional[place]
+        return self.by_name.get(str(place + 1), "")
+
+    def named(self, name: str) -> str:
+        """Return a named argument, or "" if it is not there."""
+        return self.by_name.get(name, "")
+
+
+def _ruby(base: str, *readings: str) -> str:
+    """Set readings behind their word: ("紫陽花", "あじさい") -> "紫陽花（あじさい）".
+
+    This is what browsers without ruby show (<rp>), how Wikipedia gives readings in its first sentences, and how
+    plain Japanese text does it. So all kinds of ruby end alike. Emphasis dots and empty readings say nothing.
+    """
+    said = [reading.strip("（）() \u3000") for reading in readings]
+    reading = "、".join(reading for reading in said if HAS_WORD.search(reading))
+    return f"{base}（{reading}）" if base and reading else base
+
+
+def _convert(arguments: _Arguments) -> str:
+    """{{convert|3|C|F}} -> 3℃: the value as the author measured it, without the conversion."""
+    unit = {"C": "℃", "F": "°F", "sqmi": "平方マイル", "mi": "マイル", "ft": "フィート", "in": "インチ"}
+    unit |= {"sqkm": "km2", "yd": "ヤード", "lb": "ポンド", "nmi": "海里"}
+    return arguments.at(0) + unit.get(arguments.at(1), arguments.at(1))
+
+
+def _fraction(arguments: _Arguments) -> str:
+    """{{sfrac|1|2}} -> 1/2, {{frac|3}} -> 1/3, {{frac|2|1|3}} -> 2 1/3."""
+    whole, above, below = ([""] * 3 + (["1"] if len(arguments.positional) == 1 else []) + arguments.positional)[-3:]
+    return f"{whole} {above}/{below}".strip()
+
+
+def _format_number(number: str) -> str:
+    """{{formatnum:1234567.8}} -> 1,234,567.8; what is no plain number stays as it is."""
+    whole, point, rest = number.partition(".")
+    return f"{int(whole):,}{point}{rest}" if re.fullmatch(r"-?[0-9]{1,30}", whole) else number
+
+
+PARSER_FUNCTIONS: dict[str, Callable[[str], str]] = {
+    "formatnum": _format_number,
+    "lc": str.lower,
+    "uc": str.upper,
+    "lcfirst": lambda text: text[:1].lower() + text[1:],
+    "ucfirst": lambda text: text[:1].upper() + text[1:],
+}
+
+# Names in lower case, spaces written as _. What shows its first argument: fonts and pronunciation, sizes and styles,
+# words of a language, links to other Wikipedias; and those that _rule() knows by their ends.
+SHOWS_FIRST = """
+    ipa ipa2 ipa3 ipa4 ipalink 発音記号 unicode nastaliq 特殊文字フォント 補助漢字フォント 拡張漢字フォント
+    jis2004フォント jis90フォント cp932フォント 機種依存文字 高線 下げ核 簡体字 繁体字 新字体 旧字体 ピン音 拼音
+    small smaller large larger big nobold nowrap nobr sup sub em strong bold underline 下線 上線 overline 傍点 圏点
+    取消線 縦書き mono code kbd var math mvar mathbf visible_anchor vanc by abbr tooltip linktext
+    en de fr es it pt ru la el grc nl sv da no fi is pl cs sk hu ro bg sr hr sl sq mk uk be lt lv et tr ar fa he
+    hi ur bn ta th vi id ms ko zh ja eo eu ca gl cy ga gd mn ka hy az kk uz ky tl km lo my ne si am sw af yi bo
+    link-en link-de link-fr nihongo 未訳
+"""
+SHOWS_SECOND = """
+    lang rtl-lang wikt-lang color font_color fontcolor 色 背景色 fontsize font-size resize size weight
+    audio audio-ipa 拡張漢字
+"""
+SHOWS_LAST = "transl translit 翻字 llang langwithname rtl-langwithname interlang"
+RUBY = "ルビ ruby ふりがな 振り仮名 読み仮名 読み仮名_ruby不使用"
+BLOCK_QUOTES = "quote quotation cquote blockquote squote 引用 引用文"
+BLOCK_LINES = "indent 字下げ center centre"  # shown like a line with ":" before it
+SIGNS = {"!": "|", "=": "=", "・": "・", "·": "·", "snd": " – ", "ndash": "–", "mdash": "—", "spaces": " ", "sp": " "}
+SIGNS |= {"―": "――", "ダッシュ": "――", "'": "'", "colon": ":", "0": "", "-": "", "clear": ""}
+
+
+def _names(names: str) -> list[str]:
+    return [name.replace("_", " ") for name in names.split()]
+
+
+Rule = str | Callable[[_Arguments], str]
+TEMPLATES: dict[str, Rule] = dict(SIGNS)
+TEMPLATES |= dict.fromkeys(_names(SHOWS_FIRST), lambda arguments: arguments.at(0))
+TEMPLATES |= dict.fromkeys(_names(SHOWS_SECOND), lambda arguments: arguments.at(1) or arguments.named("text"))
+TEMPLATES |= dict.fromkeys(_names(SHOWS_LAST), lambda arguments: arguments.at(-1))
+TEMPLATES |= dict.fromkeys(_names(RUBY), lambda arguments: _ruby(arguments.at(0), *arguments.positional[1:]))
+TEMPLATES |= dict.fromkeys(_names(BLOCK_QUOTES), lambda arguments: f"\n\n{arguments.at(0)}\n\n")
+TEMPLATES |= dict.fromkeys(_names(BLOCK_LINES), lambda arguments: f"\n:{arguments.at(0)}\n")
+TEMPLATES |= dict.fromkeys(["chem", "chem2", "化学式"], lambda arguments: "".join(arguments.positional))
+TEMPLATES |= dict.fromkeys(["convert", "cvt"], _convert)
+TEMPLATES |= dict.fromkeys(["sfrac", "frac", "分数"], _fraction)
+TEMPLATES |= dict.fromkeys(
+    ["仮リンク", "ill2", "ill", "link-interwiki", "リンク仮"],
+    lambda arguments: arguments.named("label") or arguments.at(0),
+)
+TEMPLATES |= dict.fromkeys(["val", "数値"], lambda arguments: arguments.at(0) + arguments.named("ul"))
+
+
+def _rule(name: str) -> Rule | None:
+    """Look a template up: a sign, a function of its arguments, or None for one that shows no prose."""
+    # lang-en, lang-fr-short, IPA-de; and passages that somebody doubts: 要出典範囲, いつ範囲, 独自研究範囲
+    if name.startswith(("lang-", "ipa-")) or name.endswith("範囲"):
+        return TEMPLATES["ipa"]
+    return TEMPLATES.get(name)
+
+
+# ---------------------------------------------------------------- 4. inline markup
+
+EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|news:)?//[^\s\[\]<>]*([^\[\]\n]*)\]")
+BARE_URL = re.compile(r"(?:https?|ftp)://[!#-;=?-Z_a-z~%\\]+")  # URL signs but " < > [ ] ^ ` { | }
+MAGIC_WORD = re.compile(
+    r"__(?:NO|FORCE)?(?:TOC|EDITSECTION|INDEX|GALLERY|NEWSECTIONLINK|HIDDENCAT|STATICREDIRECT|DISAMBIG|CONTENTCONVERT|"
+    r"TITLECONVERT|CC|TC|目次強制|目次非表示|目次|節編集非表示|ギャラリー非表示|インデックス|曖昧さ回避)__"
+)
+VARIANT = re.compile(r"-\{([^{}\n]*)\}-")
+BLOCK_TAGS = "p div center blockquote ul ol dl table caption tr td th hr poem h[1-6]"
+INLINE_TAGS = (
+    "b i u s em strong strike del ins small big sup sub span font code tt kbd samp var cite q abbr bdi bdo dfn mark"
+    " data time wbr nobr li dd dt ruby rb rt rp rtc section noinclude includeonly onlyinclude nowiki ref references"
+    " math gallery pre source syntaxhighlight"
+)
+TAG_NAMES = rf"({BLOCK_TAGS.replace(' ', '|')}|br|{INLINE_TAGS.replace(' ', '|')})"
+TAG = re.compile(rf"</?{TAG_NAMES}(?=[\s/>])[^<>]*>", re.IGNORECASE)
+TAG_BREAKS = {"br": BREAK, "li": "\n*", "dd": "\n:", "dt": "\n;"}
+IS_BLOCK = re.compile(BLOCK_TAGS.replace(" ", "|"), re.IGNORECASE)
+RUBY_TAG = re.compile(r"<(/?ruby|/?r[tpb]c?)(?=[\s/>])[^<>]*>", re.IGNORECASE)
+RESIDUE = re.compile(
+    r"[\[\]{}]*(?:\[\[|\]\]|\{\{|\}\})[\[\]{}]*|</?(?:ref|br|small|span|div|nowiki)\b[ /]*", re.IGNORECASE
+)
+
+
+def _variant(match: re.Match) -> str:
+    """-{東京}- shows 東京; of -{zh-hans:里; zh-hant:裡}- we take the first; -{}- is an invisible wall."""
+    first = match[1].partition(";")[0]
+    return first.rpartition(":")[2].strip() if first.startswith("zh") else first
+
+
+def _html_ruby(line: str) -> str:
+    """<ruby>紫<rt>あじ</rt>陽花<rt>さい</rt></ruby> -> 紫陽花（あじさい）; _ruby() says why."""
+    pieces = RUBY_TAG.split(line)
+    out, base, reading, target = [pieces[0]], [], [], None
+    for tag, text in zip(pieces[1::2], pieces[2::2], strict=True):
+        tag = tag.lower()
+        if tag == "/ruby":
+            out.append(_ruby("".join(base), "".join(reading)))
+            base, reading, target = [], [], out
+        elif tag == "rp":
+            target = None
+        else:
+            target = reading if tag in ("rt", "rtc") else base
+        if target is not None:
+            target.append(text)
+    return "".join(out) + _ruby("".join(base), "".join(reading))
+
+
+def _tag_text(match: re.Match) -> str:
+    """Replace a tag: blocks part paragraphs, <li> begins an item, the others vanish."""
+    name = match[1].lower()
+    if name in TAG_BREAKS:
+        return TAG_BREAKS[name] if match[0][1] != "/" else "\n"
+    return "\n\n" if IS_BLOCK.fullmatch(name) else ""
+
+
+def _drop_inline(text: str) -> str:
+    """Remove quotes of bold type, URLs, magic words and tags: "'''水'''は[http://a.jp 本]<br>" -> "水は本(break)"."""
+    if "//" in text:
+        text = EXTERNAL_LINK.sub(lambda match: match[1].strip() or MARK, text)
+        text = BARE_URL.sub(MARK, text)
+    text = text.replace("'''''", "").replace("'''", "").replace("''", "")
+    if "__" in text:
+        text = MAGIC_WORD.sub("", text)
+    if "-{" in text:
+        text = VARIANT.sub(_variant, text)
+    if "<" in text:
+        if "<ruby" in text.lower():
+            text = "\n".join(map(_html_ruby, text.split("\n")))
+        text = TAG.sub(_tag_text, text)
+    return text
+
+
+# ---------------------------------------------------------------- 5. lines and paragraphs
+
+# Punctuation beside marks, in this order. A mark swallows ...
+M = f" *{MARK} *"
+MENDINGS = [
+    (re.compile(f"(?: *{MARK} *)+"), MARK),  # its neighbours;
+    # the label that announced it: （英: MARK、米: tea） -> （MARK、米: tea）;
+    (re.compile(rf"(?<=[（(、,，;； ])[一-龠ァ-ヶーa-zA-Z・]{{1,12}} ?[:：]{M}(?=[、,，;；)）])"), MARK),
+    (re.compile(rf"(?<=[、,，;；・/／]){M}[、,，;；・/／]"), MARK),  # the second of two separators;
+    (re.compile(rf"[、,，;；:：・/／]{M}(?=[)）」』])"), MARK),  # the separator left at a bracket's end,
+    (re.compile(rf"(?<=[（(「『]){M}[、,，;；:：・/／]"), MARK),  # or at its beginning;
+    (re.compile(rf" ?(?:（{M}）|\({M}\)|「{M}」|『{M}』|【{M}】|〈{M}〉|《{M}》|“{M}”|\"{M}\"|\[{M}\]) ?"), MARK),
+    (re.compile(rf"(?: *{MARK} *)+"), MARK),
+]
+AT_START = re.compile(rf"{M}[、。，．,;；:：・)）」』 ]*")
+BETWEEN_WORDS = re.compile(rf"(?<=[A-Za-z0-9.,;:)]) *{MARK} *(?=[A-Za-z0-9(])")
+SPACES = re.compile(r"[ \t\r\f\v\x1c-\x1f\x85\u2028\u2029]+")
+
+
+def _mend(line: str) -> str:
+    """Mend what dropping broke and take the marks away: "水（英: (mark)、みず）は" -> "水（みず）は"."""
+    for pattern, replacement in MENDINGS * 2:  # twice, for a bracket within a bracket
+        line = pattern.sub(replacement, line)
+    line = AT_START.sub("", line) if line.startswith(MARK) else line
+    return BETWEEN_WORDS.sub(" ", line).replace(MARK, "")
+
+
+def _finish(line: str) -> str:
+    """Do what is done line by line, marks first, hidden characters of <nowiki> last."""
+    if MARK in line or RESIDUE.search(line):
+        line = RESIDUE.sub(" ", _mend(RESIDUE.sub(MARK, line)))
+    if "&" in line:
+        line = ENTITY.sub(_entity, line)
+    line = line.translate(SHOW) if PRIVATE.search(line) else line
+    return SPACES.sub(" ", line).strip()
+
+
+# A list item, an indented or a preformatted line counts as a sentence if it ends like one and has a hiragana.
+SENTENCE_END = re.compile(r"(?:[。．！？｡]|[ぁ-ん一-龠][.!?])[」』）)】〉》”\"’\]]*$")
+HIRAGANA = re.compile("[ぁ-ん]")
+MIN_ITEM = 6  # characters; an item whose formula was dropped is down to "か?"
+ITEM = re.compile(r"([*#:; \t\u3000]+)(.*)")
+RULE_LINE = re.compile("-{4,}")
+
+
+def _is_sentence(text: str) -> bool:
+    """Tell a sentence from a name in a list: "海に面する。" -> True, "高村 光" -> False."""
+    return len(text) >= MIN_ITEM and bool(SENTENCE_END.search(text) and HIRAGANA.search(text))
+
+
+def _item_sentences(prefix: str, text: str) -> Iterator[str]:
+    """Yield the sentences of a list item, one for each of its lines; of "; 語: 説明。" the part behind the colon."""
+    for part in text.split(BREAK):
+        if ";" in prefix and ":" in part:
+            part = part.partition(":")[2]
+        part = _finish(part)
+        if _is_sentence(part):
+            yield part
+
+
+def _joined(lines: list[str]) -> str:
+    """Join the lines of one paragraph; a line end shows as a space, which Japanese does not want."""
+    out = ""
+    for line in filter(None, lines):
+        out += " " + line if out and out[-1].isascii() and line[0].isascii() else line
+    return out
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Yield the paragraphs of a section without markup: runs of plain lines, and items that are sentences."""
+    plain: list[str] = []
+    for line in [*text.split("\n"), ""]:
+        item = ITEM.fullmatch(line)
+        if line and not item and line[0] not in "|!" and not RULE_LINE.match(line):
+            first, *others = map(_finish, line.split(BREAK))
+            plain.append(first)
+            for other in others:  # each break ends a paragraph
+                yield _joined(plain)
+                plain = [other]
+        else:
+            yield _joined(plain)
+            plain = []
+            if item:
+                yield from _item_sentences(item[1], item[2])
+
+
+def clean(text: str) -> list[str]:
+    """Return the prose of a page, one string a paragraph: "[[水]]は'''液体'''。\\n* 表" -> ["水は液体。"].
+
+    A redirect has none.
+    """
+    if is_redirect(text):
+        return []
+    text = PRIVATE.sub("", text).replace("\r", "").replace("\u00a0", " ")
+    text = _drop_raw(ENTITY.sub(_early_entity, text))
+    out = []
+    for section in _sections(text):
+        expander = _Expander(section)
+        plain = _drop_inline(expander.text(0, len(expander.parts)))
+        out += [paragraph for paragraph in _paragraphs(plain) if HAS_WORD.search(paragraph)]
+    return out

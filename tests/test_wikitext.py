@@ -1,0 +1,379 @@
+"""Wikitext -> prose, rule by rule; all Japanese here was written for these tests."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bert_ja.wikitext import clean, is_redirect
+
+# ---------------------------------------------------------------- redirects
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "#REDIRECT [[湖]]",
+        "#redirect[[湖]]",
+        "#転送 [[湖]]",
+        "＃転送 [[湖]]",
+        " \n#Redirect: [[湖]]\n{{rcat}}",
+        "#リダイレクト [[湖]]",
+    ],
+)
+def test_redirects_are_known_in_every_spelling(text):
+    assert is_redirect(text)
+    assert clean(text) == []
+
+
+@pytest.mark.parametrize("text", ["", "湖は#REDIRECT [[池]]ではない。", "#転送の手順", "# 一つ目"])
+def test_a_page_that_only_mentions_redirects_is_none(text):
+    assert not is_redirect(text)
+
+
+# ---------------------------------------------------------------- a whole page
+
+PAGE = """{{Otheruses|山の名|人名|白井岳太}}
+{{基礎情報 山
+|名称 = 白井岳
+|標高 = {{convert|1204|m}}
+|位置 = [[ファイル:Shirai.png|200px|白井岳の位置]]
+|一覧 = {| class="wikitable"
+|-
+| 春 || 秋
+|}
+}}
+[[ファイル:Shirai summit.jpg|thumb|[[白井岳]]の山頂。{{small|秋}}に撮影。]]
+'''白井岳'''（しらいだけ、{{lang-en|Mount Shirai}}）は、[[架空]]の[[北部 (地方)|北部]]にある山である<ref name="a">
+山の本。</ref>。<!-- 要確認 -->
+標高は{{formatnum:1204}}mで、{{仮リンク|白井湖|en|Lake Shirai|label=ふもとの湖}}から登る。
+
+== 歴史 ==
+{{Main|白井岳の歴史}}
+[[江戸時代]]に開かれた。
+* 一合目
+* 五合目には小屋がある。<ref>前掲書</ref>
+; 山小屋
+: 夏だけ開く。
+{| class="wikitable"
+! 年 !! 人数
+|-
+| 2001 || 表の中の文である。
+|}
+その後、道は閉じた。
+
+== 脚注 ==
+{{Reflist}}
+注のある節の文は要らない。
+=== 注釈 ===
+ここも要らない。
+
+== 文化 ==
+歌にもなった。
+
+==関連項目==
+* [[黒井岳]]は隣の山である。
+
+{{DEFAULTSORT:しらいたけ}}
+[[Category:架空の山]]
+[[en:Mount Shirai]]
+"""
+
+
+def test_a_page_becomes_its_paragraphs_in_order():
+    assert clean(PAGE) == [
+        "白井岳（しらいだけ、Mount Shirai）は、架空の北部にある山である。標高は1,204mで、ふもとの湖から登る。",
+        "江戸時代に開かれた。",
+        "五合目には小屋がある。",
+        "夏だけ開く。",
+        "その後、道は閉じた。",
+        "歌にもなった。",
+    ]
+
+
+# ---------------------------------------------------------------- one rule, one line
+
+RULES = {
+    # links
+    "a link shows its label": ("[[北の海|海]]を[[船]]で渡る。", "海を船で渡る。"),
+    "a label may hold a template": ("[[塩|{{lang|en|salt}}]]を売る。", "saltを売る。"),
+    "a template may hold a link with a label": ("{{nowrap|[[北の海|海]]と山}}を見る。", "海と山を見る。"),
+    "a link to a category or a file with a colon shows": ("[[:Category:魚|魚の仲間]]を見る。", "魚の仲間を見る。"),
+    "a link to another language shows its label only": (
+        "[[:en:Tea|英語版]]も[[w:Tea|茶]]も読む。",
+        "英語版も茶も読む。",
+    ),
+    "an interlanguage link in the margin goes": ("茶を飲む。[[de:Tee]]", "茶を飲む。"),
+    "a title that begins like a language stays": ("[[Re:春の歌]]を歌う。", "Re:春の歌を歌う。"),
+    "an empty label shows the title without its bracket": ("[[春 (歌)|]]を歌う。", "春を歌う。"),
+    "a picture goes with brackets in its caption": (
+        "[[画像:a.png|thumb|[[丘]]の{{lang|en|[[hill]]}}]]丘である。",
+        "丘である。",
+    ),
+    "an external link shows its label": ("[http://example.jp/ 町の頁]を読む。", "町の頁を読む。"),
+    "an external link without label goes with its bracket": ("町（[https://example.jp/a?b=c]）を歩く。", "町を歩く。"),
+    "a bare URL goes": ("頁（https://example.jp/）を開く。", "頁を開く。"),
+    # templates
+    "lang keeps its text": ("{{Lang|fr|le thé}}と呼ぶ。", "le théと呼ぶ。"),
+    "lang-xx and its short forms keep their text": (
+        "茶（{{lang-en-short|tea}}、{{Lang-de|Tee}}）を飲む。",
+        "茶（tea、Tee）を飲む。",
+    ),
+    "IPA keeps its text": ("{{IPA|tiː}}、{{IPA-fr|te}}と読む。", "tiː、teと読む。"),
+    "仮リンク without a label shows the title": ("{{仮リンク|緑茶の道|en|Tea Road}}を行く。", "緑茶の道を行く。"),
+    "仮リンク shows its label": ("{{仮リンク|緑茶の道|en|Tea Road|label='''道'''}}を行く。", "道を行く。"),
+    "ill2 shows the title": ("{{ill2|茶会|en|Tea Party}}を開く。", "茶会を開く。"),
+    "names of templates may have other capitals and underscores": ("{{Visible_anchor|茶室}}に入る。", "茶室に入る。"),
+    "fonts and sizes keep their text": (
+        "{{補助漢字フォント|丂}}と{{small|小}}と{{fontsize|large|大}}。",
+        "丂と小と大。",
+    ),
+    "doubted passages keep their text": ("{{要出典範囲|date=2020年1月|茶は甘い。}}以上。", "茶は甘い。以上。"),
+    "numbered arguments are positional": ("{{lang|en|2=a = b}}である。", "a = bである。"),
+    "convert shows the first value": ("気温は{{convert|30|C|F}}、幅は{{convert|5|km|mi}}。", "気温は30℃、幅は5km。"),
+    "formatnum sets commas": (
+        "人口は{{formatnum:1234567.5}}人、{{formatnum:約三}}人。",
+        "人口は1,234,567.5人、約三人。",
+    ),
+    "fractions are written with a slash": ("{{sfrac|1|2}}と{{frac|2|1|3}}と{{frac|4}}。", "1/2と2 1/3と1/4。"),
+    "signs are written out": ("甲{{!}}乙{{・}}丙{{0}}丁{{-}}", "甲|乙・丙丁"),
+    "chemical formulas are joined": ("{{chem|H|2|O}}を飲む。", "H2Oを飲む。"),
+    "unknown templates, notes and doubts go": (
+        "茶{{要出典|date=2020年1月}}を飲む{{Sfn|茶野|2001}}{{efn|注。}}。",
+        "茶を飲む。",
+    ),
+    "flags go": ("{{Flagicon|JPN}}日本の茶。", "日本の茶。"),
+    # readings
+    "ruby templates set the reading behind": (
+        "{{ルビ|急須|きゅうす}}と{{ふりがな|湯呑|ゆのみ}}。",
+        "急須（きゅうす）と湯呑（ゆのみ）。",
+    ),
+    "読み仮名 may add a translation": (
+        "{{読み仮名|'''茶筅'''|ちゃせん|{{lang|en|whisk}}}}は道具。",
+        "茶筅（ちゃせん、whisk）は道具。",
+    ),
+    "ruby in HTML ends as ruby in templates": (
+        "<ruby><rb>急須</rb><rp>（</rp><rt>きゅうす</rt><rp>）</rp></ruby>で<ruby>抹<rt>まっ</rt>茶<rt>ちゃ</rt></ruby>。",
+        "急須（きゅうす）で抹茶（まっちゃ）。",
+    ),
+    "emphasis dots are no reading": ("{{ルビ|茶|・}}を<ruby>飲<rt>﹅</rt></ruby>む。", "茶を飲む。"),
+    # punctuation beside what was dropped
+    "a bracket that lost all goes": ("茶（{{audio}}）は木。", "茶は木。"),
+    "a label that lost its word goes": ("茶（英: {{x}}、ちゃ、ドイツ語：{{x}}）は木。", "茶（ちゃ）は木。"),
+    "a bracket that lost its only label goes": ("茶（英: {{x}}）は木。", "茶は木。"),
+    "a comma at the start of a bracket goes": ("茶（{{x}}、ちゃ）は木。", "茶（ちゃ）は木。"),
+    "a comma at the end of a bracket goes": ("茶（ちゃ、{{x}}）は木。", "茶（ちゃ）は木。"),
+    "one of two commas goes": ("茶（ちゃ、{{x}}、さ）は木。", "茶（ちゃ、さ）は木。"),
+    "brackets in brackets go": ("茶（「{{x}}」）は木。", "茶は木。"),
+    "a comma at the start of a line goes": ("{{x}}、茶は木。", "茶は木。"),
+    "what the author left empty stays": (
+        "main()と（）と「」と（、）を呼ぶ{{x}}。",
+        "main()と（）と「」と（、）を呼ぶ。",
+    ),
+    "a space stays between words only": ("green {{x}} tea と {{x}} 茶。", "green tea と茶。"),
+    # elements
+    "comments go, even between brackets of a link": ("[[茶<!-- [[ -->の木]]は<!--\n\n-->木。", "茶の木は木。"),
+    "refs go": ('茶<ref>本{{cite|a=b}}[[x]]\n二行</ref>は<ref name="a/b" />木<REF name=c>x</Ref>。', "茶は木。"),
+    "formulas go but the plainest": (
+        "<math>n</math>個の<math>a\\,+b</math>と<math>\\frac{{a}}{b}</math>個。",
+        "n個のa +bと個。",
+    ),
+    "nowiki shows its markup": ("<nowiki>[[茶]]と{{x}}と''と&lt;</nowiki>を書く。", "[[茶]]と{{x}}と''と<を書く。"),
+    "code in a line keeps its text": ("<code>x = '''1''' &amp; y</code>と書く。", "x = 1 & yと書く。"),
+    "blocks of code go": (
+        "次を見る。\n<pre>\nx である。\n</pre>\n<syntaxhighlight lang=c>\ny;\n</syntaxhighlight>",
+        "次を見る。",
+    ),
+    "inline highlighting keeps its text": (
+        '<syntaxhighlight lang="c" inline>a[[0]]</syntaxhighlight>を読む。',
+        "a[[0]]を読む。",
+    ),
+    "galleries and timelines go": ("茶。<gallery>\nA.jpg|茶の図。\n</gallery><timeline>\nx\n</timeline>", "茶。"),
+    "tags go and their text stays": (
+        '<span style="color:red">赤</span>い<small>実</small>m<sup>2</sup>。',
+        "赤い実m2。",
+    ),
+    "what only looks like a tag stays": ("a<bかつ<茶>である。", "a<bかつ<茶>である。"),
+    "a table in HTML goes": ("茶。<table><tr><td>表。<table><tr><td>x</td></tr></table></td></tr></table>", "茶。"),
+    # characters
+    "bold and italic quotes go": ("'''茶'''は''木''の'''''葉'''''。", "茶は木の葉。"),
+    "entities are decoded once": ("&eacute;&#33590;&#x8336;&amp;lt;&nbsp;と&unknown;。", "é茶茶&lt; と&unknown;。"),
+    "entities of private and control characters go": ("茶&#xE000;&#0;&#1;は木。", "茶\ufffdは木。"),
+    "private characters of the page go": ("茶\ue000\ue001\ue010は\uf8ff木。", "茶は木。"),
+    "magic words go": ("__NOTOC__茶は木。__目次非表示__", "茶は木。"),
+    "variants show their text": ("茶-{}-は-{木}-で-{zh-hans:叶; zh-hant:葉}-。", "茶は木で叶。"),
+    "nothing is normalised": ("ﾁｬ①㈱Ａ～〜　ガ。", "ﾁｬ①㈱Ａ～〜　ガ。"),
+}
+
+
+@pytest.mark.parametrize("wikitext, prose", RULES.values(), ids=RULES)
+def test_rule(wikitext, prose):
+    assert clean(wikitext) == [prose]
+
+
+# ---------------------------------------------------------------- lines
+
+
+def test_lines_of_a_paragraph_are_joined_without_a_space_but_between_western_words():
+    assert clean("茶は\n木である。\n\ngreen\ntea and\n茶") == ["茶は木である。", "green tea and茶"]
+
+
+def test_a_comment_on_its_own_line_does_not_part_a_paragraph():
+    assert clean("茶は\n<!-- 木か -->\n木である。") == ["茶は木である。"]
+
+
+def test_list_items_stay_only_when_they_are_sentences():
+    page = "* 緑茶\n* 紅茶は発酵させる。\n# 湯を注ぐ（熱いもの。）\n** これは何か？\n: 字下げの文である．\n:: 一覧"
+    page += "\n*「飲む。」\n# か?"
+    kept = ["紅茶は発酵させる。", "湯を注ぐ（熱いもの。）", "字下げの文である．"]
+    assert clean(page) == [*kept[:2], "これは何か？", kept[2]]
+
+
+def test_of_a_definition_the_term_goes():
+    assert clean("; 緑茶\n: 発酵させない茶である。\n; 紅茶 : 発酵させた茶である。") == [
+        "発酵させない茶である。",
+        "発酵させた茶である。",
+    ]
+
+
+def test_a_line_break_ends_a_paragraph_and_keeps_the_item_around_it():
+    assert clean("茶を摘む。<br />葉を蒸す。\n* 春\n* 一番茶<br>春に摘む茶。") == [
+        "茶を摘む。",
+        "葉を蒸す。",
+        "春に摘む茶。",
+    ]
+
+
+def test_quotations_in_blocks_are_paragraphs():
+    assert clean("彼は書いた。{{Quote|茶は薬である。|茶の本}}\n{{Indent|一覧}}続く。") == [
+        "彼は書いた。",
+        "茶は薬である。",
+        "続く。",
+    ]
+
+
+def test_blocks_part_paragraphs():
+    assert clean("前。<div>中。</div>後。<ul><li>品</li><li>売り物である。</li></ul>") == [
+        "前。",
+        "中。",
+        "後。",
+        "売り物である。",
+    ]
+
+
+def test_rules_and_rows_without_a_table_go():
+    assert clean("茶。\n----\n| 行 || 列\n! 見出し\n|}\n}}\n木。") == ["茶。", "木。"]
+
+
+def test_paragraphs_without_a_word_go():
+    assert clean("。\n\n（{{x}}）\n\n→\n\n茶") == ["茶"]
+
+
+# ---------------------------------------------------------------- sections
+
+
+@pytest.mark.parametrize(
+    "title", ["脚注", "注釈・出典", "[[参考文献]]", "'''外部リンク'''", "関連項目 <!-- x -->", "典拠管理{{anchor|a}}"]
+)
+def test_sections_of_notes_and_links_go(title):
+    assert clean(f"茶。\n== {title} ==\n本の題である。\n=== 邦語 ===\n文である。\n== 木 ==\n木。") == ["茶。", "木。"]
+
+
+def test_a_dropped_subsection_ends_at_the_next_heading_of_its_level():
+    page = "== 茶 ==\n一。\n=== 出典 ===\n二。\n==== 細目 ====\n三。\n=== 味 ===\n四。"
+    assert clean(page) == ["一。", "四。"]
+
+
+def test_headings_go_and_equations_stay():
+    assert clean("=茶=\n== 歴史と文化 ==\nx = y = である。\n= 茶は木") == ["x = y = である。= 茶は木"]
+
+
+# ---------------------------------------------------------------- damage is bounded
+
+UNCLOSED = {
+    "a template costs its line": ("{{lang|en|tea である。\n\n木。", ["木。"]),
+    "a template with one brace costs itself": ("茶（{{lang|en|tea}、ちゃ）は木。", ["茶（ちゃ）は木。"]),
+    "an infobox costs its lines": ("{{基礎情報 茶\n|名 = 茶\n|色 = {{色|緑}}\n'''茶'''は木。", ["茶は木。"]),
+    "a table costs its rows": ("茶。\n{| class=x\n| 列\n木。", ["茶。", "木。"]),
+    "a ref costs its line": ("茶<ref>本の題\n\n木<ref>本</ref>。", ["茶", "木。"]),
+    "a ref ends at the next one": ("茶<ref>本の題は木<ref>本</ref>である。", ["茶である。"]),
+    "a ref ends at a heading": ("茶<ref>本\n\n木。\n== 葉 ==\n葉</ref>。", ["茶", "木。", "葉。"]),
+    "a comment costs its line": ("茶<!-- 本\n木。", ["茶木。"]),
+    "a link costs its brackets": ("[[茶は木。\n\n葉]]である。", ["茶は木。", "葉である。"]),
+    "a tag costs itself": ("<div>茶は<b>木。", ["茶は木。"]),
+    "a gallery costs its line": ("茶。<gallery>\n木。", ["茶。木。"]),
+    "nothing passes a heading": ("茶。{{x\n== 木 ==\n木}}。[[葉\n== 根 ==\n根]]。", ["茶。", "木。葉", "根。"]),
+    "closers alone go": ("茶}}は]]木|}。\n|}\n</ref>葉。</div>", ["茶は木|}。", "葉。"]),
+}
+
+
+@pytest.mark.parametrize("wikitext, prose", UNCLOSED.values(), ids=UNCLOSED)
+def test_unclosed(wikitext, prose):
+    assert clean(wikitext) == prose
+
+
+def test_deep_nesting_costs_what_is_deep_only():
+    page = "茶。" + "{{lang|en|" * 100 + "a" + "}}" * 100 + "木。"
+    assert clean(page) == ["茶。木。"]
+
+
+# ---------------------------------------------------------------- linear time: nothing here may hang
+
+OPENERS = [
+    "<ref>", "<ref name=a", "<!--", "<!-- <ref>", "<math>", "<nowiki>", "<gallery>", "<div>", "<div ",
+    "<table>", "<ruby><rt>",
+    "{|", "\n{|", "{{", "{{\n", "{{{", "{{lang|en|", "{{ルビ|", "[[", "[[a|{{b|", "[[ファイル:a|",
+    "[[a\n\n", "[http", "[http://a ",
+    "http://", "'''", "''", "-{", "&", "&#", "&a", "__", "（", "「", "、{{x}}", "（英: {{x}}", "英: ", "=",
+    "\n=", "\n==a==", "\n*",
+    "\n;a:", "|", "\n|", "\n", "\n\n", " ", "\n ", "<br>", "]]", "}}", "\n|}", "-->", "</ref>", "\ue000",
+    "{{a [[b|c]] {{d}}\n",
+]  # fmt: skip
+NESTINGS = {"{{": "}}", "{{lang|en|": "}}", "[[a|": "]]", "\n{|": "\n|}", "{{lang|en|[[a|": "]]}}", "<div>": "</div>"}
+NESTINGS |= {"<ref>": "</ref>", "-{": "}-", "（": "）", "<table>": "</table>", "（{{x}}": "）"}
+PATHOLOGICAL = {opener: opener * 20_000 for opener in OPENERS}
+PATHOLOGICAL |= {a + "..." + b: a * 10_000 + "茶は木。" + b * 10_000 for a, b in NESTINGS.items()}
+PATHOLOGICAL["mixture"] = "".join(OPENERS) * 400
+PATHOLOGICAL["long attribute"] = "<div " + 'a="b" ' * 20_000
+PATHOLOGICAL["spaces before a mark"] = "茶、" + " " * 100_000 + "{{x}}木"
+
+
+@pytest.mark.timeout(5)
+@pytest.mark.parametrize("page", PATHOLOGICAL.values(), ids=map(repr, PATHOLOGICAL))
+def test_pathological_pages_do_not_hang(page):
+    assert all(isinstance(paragraph, str) for paragraph in clean(page))
+
+
+# ---------------------------------------------------------------- whatever comes in
+
+FRAGMENTS = [
+    "{{", "}}", "{", "}", "[[", "]]", "[", "]", "|", "{|", "|}", "\n", "\n\n", "=", "\n== 茶 ==\n", "'''",
+    "''", "<ref>", "</ref>", "<ref/>",
+    "<ref", "<!--", "-->", "<nowiki/>", "<br>", "<div>", "</div>", "<ruby>", "<rt>", "</ruby>", "<", ">",
+    "&", "amp;", "-{", "}-", "__TOC__",
+    "lang|en|", "ファイル:", "http://a.jp", "（", "）", "「", "」", "、", "。", ":", ";", "*", "#", "茶",
+    "a", " ", "\ue000", "\ue001", "\ue012",
+    "&#xE000;", "&nbsp;", "<table>", "</table>", "<math>", "</math>", "ルビ|茶|ちゃ", "仮リンク|茶",
+    "label=", "formatnum:", "英: ", "1",
+]  # fmt: skip
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=3), max_size=60).map("".join))
+def test_no_fragments_of_markup_survive(page):
+    for paragraph in clean(page):
+        assert not re.search(r"\{\{|\}\}|\[\[|\]\]|<ref\b|[\ue000-\uf8ff\n]", paragraph)
+        assert paragraph == paragraph.strip() != ""
+
+
+@given(st.text(alphabet="茶木葉は、。（）「」英aB1 ", min_size=1).filter(lambda text: re.search(r"\w", text)))
+def test_plain_text_stays_as_it_is(text):
+    line = "茶" + re.sub(" +", " ", text).strip()
+    assert clean(line) == [line]
+
+
+@given(st.lists(st.sampled_from(FRAGMENTS), max_size=30).map("".join))
+def test_sections_are_independent(page):
+    assert clean(page + "\n== 次 ==\n茶は木である。")[-1:] == ["茶は木である。"] or re.search(
+        "<!--|<(nowiki|math|ref)", page
+    )
