@@ -1,0 +1,674 @@
+"""SentencePiece model <-> tokenizer.json, and the proof that they agree.
+
+The truth is SentencePiece's own encoding. `transformers` reads a tokenizer.json built by hand from the model's pieces;
+check_parity compares the two line by line. What is known to differ is recognised by its cause and counted.
+"""
+
+import base64
+import contextlib
+import dataclasses
+import hashlib
+import io
+import itertools
+import json
+import re
+import signal
+import threading
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from bert_ja import draws, files
+from bert_ja.cli import StageError
+
+PAD, UNK, CLS, SEP, MASK = PIECES = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")  # with ids 0 to 4
+SPACE = "▁"  # U+2581, SentencePiece's space
+MAX_LINE_BYTES = 4192  # SentencePiece skips longer lines in training, silently
+RESERVED = ("▅", "\0")  # it skips lines that hold U+2585 too, and counts zero bytes as broken text
+SCORE_STEP = 2.0**-10  # sums of up to 1,000 pieces stay exact in float32 and float64 alike, so ties are ties in both
+TRAINING_THREADS = 16  # fixed on every machine: the scores depend on it
+MODEL_FILE, JSON_FILE, CONFIG_FILE = FOLDER_FILES = ("spm.model", "tokenizer.json", "tokenizer_config.json")
+MADE_BY = "run train_tokenizer.py first"
+SHOWN_IDS, SHOWN_TEXT = 40, 200  # ids and characters that an error shows
+BATCH = 1000  # lines that AutoTokenizer gets at once
+
+
+# Sentences to train on
+
+
+@dataclasses.dataclass
+class LineCounts:
+    """Lines of a text by what training makes of them."""
+
+    eligible: int = 0
+    blank: int = 0
+    too_long: int = 0  # over 4,192 bytes
+    reserved: int = 0  # with a character that SentencePiece keeps for itself
+
+
+def read_lines(path: Path | str) -> Iterator[str]:
+    """The lines of a UTF-8 text without their line ends. Raises StageError that names the first broken line."""
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError:
+                raise StageError(
+                    f"{path} line {number:,} is not UTF-8: repair the text or leave the line out"
+                ) from None
+
+
+def _kind(line: str) -> str:
+    if not line.strip():
+        return "blank"
+    if len(line) * 3 > MAX_LINE_BYTES and len(line.encode()) > MAX_LINE_BYTES:  # a character has 1 to 4 bytes
+        return "too_long"
+    if any(character in line for character in RESERVED):
+        return "reserved"
+    return "eligible"
+
+
+def count_lines(path: Path | str) -> LineCounts:
+    """One pass over a text."""
+    return LineCounts(**Counter(map(_kind, read_lines(path))))
+
+
+def draw_lines(path: Path | str, eligible: int, size: int, seed: int, purpose: str) -> Iterator[str]:
+    """Yield `size` of the `eligible` lines of a text, drawn without replacement, in the text's order.
+
+    All of them when there are no more. Holds 8 bytes a drawn line, whatever the length of the text.
+    """
+    lines = (line for line in read_lines(path) if _kind(line) == "eligible")
+    if size >= eligible:
+        yield from lines
+        return
+    chosen = np.sort(draws.permutation(draws.key(seed, purpose), np.arange(size), eligible))
+    previous = -1
+    for number in map(int, chosen):
+        yield next(itertools.islice(lines, number - previous - 1, None))
+        previous = number
+
+
+# Training
+
+
+@contextlib.contextmanager
+def _interrupt_ends_at_once() -> Iterator[None]:
+    """Let Ctrl-C end the process inside SentencePiece, which does not look at Python's signals for minutes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _training_error(error: RuntimeError, vocab_size: int) -> StageError | None:
+    message = str(error)
+    if found := re.search(r"too high \(\d+\).*<= (\d+)", message):
+        return StageError(
+            f"the text supports no more than {int(found[1]):,} pieces, {vocab_size:,} are asked for: "
+            f"pass --vocab_size {found[1]} or less, or train on more text"
+        )
+    if found := re.search(r"smaller than required_chars. \d+ vs (\d+)", message):
+        return StageError(
+            f"a vocabulary of {vocab_size:,} pieces is smaller than the {int(found[1]):,} that the text's characters "
+            f"need: pass --vocab_size {found[1]} or more, or a lower --character_coverage"
+        )
+    if "!sentences_.empty()" in message or "all_chars_count" in message:
+        return StageError("the text has no line to train on: every line is blank, over 4,192 bytes or not text")
+    return None
+
+
+def train_sentencepiece(lines: Iterable[str], vocab_size: int, character_coverage: float = 0.9995) -> bytes:
+    """A unigram model with the published settings, as the bytes of sp.model; equal lines give equal bytes.
+
+    Raises StageError when the lines cannot support the vocabulary, with the size that they can.
+    """
+    import sentencepiece
+
+    model = io.BytesIO()
+    with _interrupt_ends_at_once():
+        try:
+            sentencepiece.SentencePieceTrainer.train(
+                sentence_iterator=iter(lines),
+                model_writer=model,
+                model_type="unigram",
+                vocab_size=vocab_size,
+                character_coverage=character_coverage,
+                add_dummy_prefix=False,
+                shuffle_input_sentence=True,
+                max_sentence_length=MAX_LINE_BYTES,
+                pad_id=0,
+                unk_id=1,
+                bos_id=2,
+                eos_id=3,
+                pad_piece=PAD,
+                unk_piece=UNK,
+                bos_piece=CLS,
+                eos_piece=SEP,
+                user_defined_symbols=[MASK],  # not [CLS], [SEP]: they would be found in text, and bos_id() be -1
+                required_chars=SPACE,  # else a text without spaces gives a vocabulary without it
+                num_threads=TRAINING_THREADS,
+                minloglevel=2,  # errors only
+            )
+        except RuntimeError as error:
+            known = _training_error(error, vocab_size)
+            if known is None:
+                raise
+            raise known from None
+    return _settle(model.getvalue())
+
+
+def _settle(model: bytes) -> bytes:
+    """Round the scores of NORMAL pieces and blank the paths, so that libraries agree on ties and runs on bytes."""
+    proto = parse_model(model)
+    for piece in proto.pieces:
+        if piece.type == piece.NORMAL:
+            piece.score = round(piece.score / SCORE_STEP) * SCORE_STEP
+    proto.trainer_spec.ClearField("input")
+    proto.trainer_spec.ClearField("model_prefix")
+    return proto.SerializeToString(deterministic=True)
+
+
+def parse_model(model: bytes):
+    """The ModelProto of a sp.model's bytes. Raises ValueError when they are none."""
+    from google.protobuf.message import DecodeError
+    from sentencepiece import sentencepiece_model_pb2
+
+    try:
+        proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    except DecodeError:
+        raise ValueError("not a SentencePiece model") from None
+    if not proto.pieces:
+        raise ValueError("not a SentencePiece model")
+    return proto
+
+
+def vocab_text(model: bytes) -> str:
+    """The sp.vocab of a model in spm_train's own layout: a piece and its score a line, in six digits as C++ has it."""
+    return "".join(f"{piece.piece}\t{piece.score:g}\n" for piece in parse_model(model).pieces)
+
+
+# Tokenizer files
+
+
+def _added_token(number: int, piece: str) -> dict:
+    return {
+        "id": number,
+        "content": piece,
+        "single_word": False,
+        "lstrip": False,
+        "rstrip": False,
+        "normalized": piece not in (PAD, UNK),  # ［ＭＡＳＫ］ is a mask to SentencePiece too
+        "special": True,
+    }
+
+
+def _template(*parts: tuple[str, str, int]) -> list[dict]:
+    """(kind, id, type_id) as TemplateProcessing writes them."""
+    return [{kind: {"id": name, "type_id": type_id}} for kind, name, type_id in parts]
+
+
+def _post_processor() -> dict:
+    cls, a, sep = ("SpecialToken", CLS, 0), ("Sequence", "A", 0), ("SpecialToken", SEP, 0)
+    b, end = ("Sequence", "B", 1), ("SpecialToken", SEP, 1)
+    return {
+        "type": "TemplateProcessing",
+        "single": _template(cls, a, sep),
+        "pair": _template(cls, a, sep, b, end),
+        "special_tokens": {
+            piece: {"id": piece, "ids": [PIECES.index(piece)], "tokens": [piece]} for piece in (CLS, SEP)
+        },
+    }
+
+
+def _normalizer(charsmap: bytes) -> dict:
+    """SentencePiece's nmt_nfkc in the steps of `tokenizers`.
+
+    Its Precompiled leaves か + U+3099 apart, so NFC follows (NFKC before it would break ～); its Strip also eats the
+    spaces beside [MASK], so a regex takes the outer ones off.
+    """
+    steps = [
+        {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()},
+        {"type": "NFC"},
+        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+        {"type": "Replace", "pattern": {"Regex": "^ +| +$"}, "content": ""},
+    ]
+    return {"type": "Sequence", "normalizers": steps}
+
+
+def _require_convertible(proto) -> None:
+    """Refuse a model whose settings the tokenizer.json of this module does not express."""
+    trainer, normalizer = proto.trainer_spec, proto.normalizer_spec
+    wrong = {
+        "it is not a unigram model": trainer.model_type != trainer.UNIGRAM,
+        "add_dummy_prefix is on": normalizer.add_dummy_prefix,
+        "byte_fallback is on": trainer.byte_fallback,
+        "remove_extra_whitespaces is off": not normalizer.remove_extra_whitespaces,
+        "escape_whitespaces is off": not normalizer.escape_whitespaces,
+        "it has no normalizer": not normalizer.precompiled_charsmap,
+    }
+    found = [reason for reason, holds in wrong.items() if holds]
+    names = [piece.piece for piece in proto.pieces[: len(PIECES)]]
+    if names != list(PIECES):
+        found.append(f"its first pieces are {' '.join(names)} and not {' '.join(PIECES)}")
+    if found:
+        raise StageError(
+            f"this SentencePiece model cannot be used ({', '.join(found)}): train one with train_tokenizer.py"
+        )
+
+
+def tokenizer_json(model: bytes) -> str:
+    """The text of tokenizer.json for a SentencePiece model; raises StageError for one that is not of our kind."""
+    proto = parse_model(model)
+    _require_convertible(proto)
+    # Readers before tokenizers 0.19 ask for add_prefix_space in both places.
+    metaspace = {
+        "type": "Metaspace",
+        "replacement": SPACE,
+        "add_prefix_space": False,
+        "prepend_scheme": "never",
+        "split": True,
+    }
+    content = {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [_added_token(number, piece) for number, piece in enumerate(PIECES)],
+        "normalizer": _normalizer(proto.normalizer_spec.precompiled_charsmap),
+        "pre_tokenizer": metaspace,
+        "post_processor": _post_processor(),
+        "decoder": metaspace,
+        "model": {
+            "type": "Unigram",
+            "unk_id": PIECES.index(UNK),
+            "vocab": [[piece.piece, piece.score] for piece in proto.pieces],
+            "byte_fallback": False,
+        },
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def tokenizer_config_json(model_max_length: int = 512) -> str:
+    """The text of tokenizer_config.json, which transformers 4.57 and 5 read alike."""
+    content = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": model_max_length,
+        "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
+        "pad_token": PAD,
+        "unk_token": UNK,
+        "cls_token": CLS,
+        "sep_token": SEP,
+        "mask_token": MASK,
+    }
+    return json.dumps(content, ensure_ascii=False, indent=1) + "\n"
+
+
+def build_tokenizer(model: bytes):
+    """A tokenizers.Tokenizer from the bytes of a SentencePiece model."""
+    from tokenizers import Tokenizer
+
+    return Tokenizer.from_str(tokenizer_json(model))
+
+
+def folder_files(model: bytes, model_max_length: int = 512) -> dict[str, bytes]:
+    """The files of a tokenizer folder by name."""
+    contents = (model, tokenizer_json(model).encode(), tokenizer_config_json(model_max_length).encode())
+    return dict(zip(FOLDER_FILES, contents, strict=True))
+
+
+def write_tokenizer_folder(model: bytes, folder: Path | str, model_max_length: int = 512) -> None:
+    """Write spm.model, tokenizer.json and tokenizer_config.json into `folder`, each whole or not at all."""
+    for name, content in folder_files(model, model_max_length).items():
+        files.write_bytes(Path(folder) / name, content)
+
+
+# Reading
+
+
+def model_path(path: Path | str) -> Path:
+    """The SentencePiece model of a tokenizer folder (its spm.model), or the .model file itself."""
+    path = Path(path)
+    if not path.is_dir():
+        return files.require_file(path, MADE_BY)
+    if not (path / MODEL_FILE).is_file():
+        raise StageError(
+            f"{path} has no {MODEL_FILE}: name a folder that train_tokenizer.py wrote, such as output/model"
+        )
+    return path / MODEL_FILE
+
+
+def read_model(path: Path | str) -> bytes:
+    """The bytes of a SentencePiece model of our kind, from a tokenizer folder or a .model file."""
+    file = model_path(path)
+    model = file.read_bytes()
+    try:
+        _require_convertible(parse_model(model))
+    except ValueError:
+        raise StageError(f"{file} is not a SentencePiece model, or is damaged: {MADE_BY}") from None
+    except StageError as error:
+        raise StageError(f"{file}: {error}") from None
+    return model
+
+
+def load_model(model: bytes):
+    """A SentencePieceProcessor from the bytes of a model."""
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_proto=model)
+
+
+def load_sentencepiece(path: Path | str):
+    """The SentencePieceProcessor of a tokenizer folder (output/model) or a .model file, its special ids checked."""
+    try:
+        return load_model(read_model(path))
+    except RuntimeError:
+        raise StageError(f"{model_path(path)} is not a SentencePiece model, or is damaged: {MADE_BY}") from None
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """What samples, masks and models need to know of a tokenizer."""
+
+    size: int
+    sha256: str  # of spm.model
+    pad: int
+    unk: int
+    cls: int
+    sep: int
+    mask: int
+
+    @property
+    def ordinary_ids(self) -> np.ndarray:
+        """All ids but the special ones, (size - 5,): what a random replacement is drawn from."""
+        return np.setdiff1d(np.arange(self.size), [self.pad, self.unk, self.cls, self.sep, self.mask])
+
+    def facts(self) -> dict:
+        """What records hold and later stages compare: {"sha256": ..., "vocab_size": 32000}."""
+        return {"sha256": self.sha256, "vocab_size": self.size}
+
+
+def vocabulary(path: Path | str) -> Vocabulary:
+    """The vocabulary of a tokenizer folder (output/model) or a .model file."""
+    model, spm = read_model(path), load_sentencepiece(path)
+    ids = (spm.piece_to_id(piece) for piece in PIECES)
+    return Vocabulary(spm.get_piece_size(), hashlib.sha256(model).hexdigest(), *ids)
+
+
+def tokenizer_facts(path: Path | str) -> dict:
+    """{"sha256": of spm.model, "vocab_size": 32000} of a tokenizer folder or a .model file."""
+    return vocabulary(path).facts()
+
+
+# Parity
+
+
+ADVERSARIAL_LINES = (
+    "",
+    " ",
+    "　",
+    "日本語の文です。",
+    "㈱東京商会と㍿大阪、㌔と㎡、①②③、Ⅳ世、ⅷ。",
+    "ｶﾞｷﾞｸﾞとﾊﾟﾋﾟ、ｱｲｳ、ｰ。",
+    "か\u3099き\u3099は\u309aひ\u309a、ウ\u3099。",
+    "東京～大阪〜京都、３〜５、〰。",
+    "ゼロ\u200b幅\u200cの\u200d字と\ufeff印、\u2060結合。",
+    "改行\u00a0しない\u202f空白\u2009と\u2003字幅。",
+    "　　行頭と　　行中と行末の全角空白　　",
+    "  行頭と  行中と   行末の半角空白   ",
+    "絵文字😀と👨‍👩‍👧‍👦と🏳️‍🌈と👍🏽と🇯🇵。",
+    "𠮷野家と𩸽と𠀋、髙﨑、神神、辻󠄀、葛󠄁。",
+    "龘靐齉爨麤鱻、彁暃椦、鿫。",
+    "ＡＢＣａｂｃ０１２３！？（）［］｛｝＠＃。",
+    "［ＭＡＳＫ］は全角、[MASK]は半角、[mask]は小文字。",
+    "[MASK]",
+    "[MASK][MASK]",
+    " [MASK] と [MASK]  、[MASK]。「[MASK]」([MASK])",
+    "前[MASK] 後、前 [MASK]後、前　[MASK]　後",
+    "[MASK]で始まり[MASK]",
+    "[MAS K] [ MASK] [MASK",
+    "改行の残り\r",
+    "タブ\tと\t\t二つのタブ\t",
+    "縦\x0b書\x0c頁\x1c区\x85切\u2028行\u2029段。",
+    "制御\x00文字\x07と\x1b[0mと\x7f。",
+    "▁下線 ▁ と▁▁二つ",
+    "▅使われる字",
+    "café naïve Ångström ﬁne ﬂow ſtraße Ǆ İstanbul ŉ",
+    "cafe\u0301 A\u030angstro\u0308m n\u0303 a\u0323\u0301 a\u0301\u0323",
+    "한국어와 \u1112\u1161\u11ab\u1100\u1173\u11af",
+    "العربية ﷺ ﻻ עברית हिन्दी ไทย",
+    "½¼¾ x² H₂O ℃ ™ © ® … ‥ ・ ･ ― — – ‐ ‑ −",
+    "「『【《〈（｢｣）〉》】』」、。，．､｡゛゜ﾞﾟ",
+    "www.example.com/?q=%E3%81%82&r=1#x foo_bar@example.co.jp",
+    "々〆ヶヵゝゞヽヾ〇ー一二三",
+    "\ue000外字\uf8ff\ufffd\U0010ffff",
+    "あ" * 1500,
+    "。".join(["長い行の中の文で、数は多いが語は少ない"] * 120),
+    "<pad>と<unk>は、文中では文字の並びである。",
+    "[CLS]や[SEP]も、文中では文字の並びである。",
+    "［ＳＥＰ］や＜ｕｎｋ＞も同じ。",
+    "Ａ\u0301とｶ\u0301とㇺ\u309a、㊙\u0301。",
+)
+
+
+@dataclasses.dataclass
+class Parity:
+    """What a comparison of AutoTokenizer with SentencePiece found."""
+
+    lines: int = 0
+    masked: int = 0  # of these again with [MASK] put in
+    pairs: int = 0  # neighbouring lines as a pair
+    known: Counter = dataclasses.field(default_factory=Counter)  # differences by known cause
+    differences: int = 0  # all others
+    first: str | None = None  # the first of these, in words
+
+    def __add__(self, other: "Parity") -> "Parity":
+        return Parity(
+            self.lines + other.lines,
+            self.masked + other.masked,
+            self.pairs + other.pairs,
+            self.known + other.known,
+            self.differences + other.differences,
+            self.first or other.first,
+        )
+
+    def record(self) -> dict:
+        """The counts, as records hold them."""
+        return {
+            "lines": self.lines,
+            "with_mask": self.masked,
+            "pairs": self.pairs,
+            "differences": self.differences,
+            "known_differences": dict(sorted(self.known.items())),
+        }
+
+
+LITERAL = re.compile("|".join(map(re.escape, (PAD, UNK, CLS, SEP))))
+
+
+def _without_literals(text: str, normalize: Callable[[str], str]) -> str:
+    """Take literal special pieces out, also those that normalisation makes (＜ｕｎｋ＞)."""
+    text = LITERAL.sub("", text)
+    normalized = normalize(text)
+    return LITERAL.sub("", normalized) if LITERAL.search(normalized) else text
+
+
+HALF_WIDTH_MARKS = "ﾞﾟ"  # NFKC makes combining marks of them
+FINAL_JAMO = range(0x11A8, 0x11C3)  # Hangul letters that end a syllable, as marks do
+
+
+def _is_mark(character: str) -> bool:
+    return (
+        unicodedata.category(character).startswith("M") or character in HALF_WIDTH_MARKS or ord(character) in FINAL_JAMO
+    )
+
+
+def _composes(base: str, mark: str) -> bool:
+    """Whether SentencePiece makes one letter of two: か + U+3099, ｶ + ﾞ; but not Ａ or ê + U+0301, 。 + U+3099."""
+    if mark in HALF_WIDTH_MARKS:
+        kana = "ぁ" <= base <= "ヿ" or "ｦ" <= base <= "ﾝ"
+        return kana and len(unicodedata.normalize("NFKC", base + mark)) == 1
+    plain = unicodedata.normalize("NFKD", base + mark) == base + mark
+    return plain and not _is_mark(base) and len(unicodedata.normalize("NFC", base + mark)) == 1
+
+
+def _without_marks(text: str, normalize: Callable[[str], str]) -> str:
+    """Take the combining marks off that do not simply compose: on a compatibility character, several, or stray.
+
+    `tokenizers` drops some of them (its Precompiled, within a grapheme below 6 bytes) and composes or reorders others
+    (NFC); SentencePiece leaves them where they are.
+    """
+    return "".join(
+        here
+        for base, here, after in zip(" " + text, text, text[1:] + " ", strict=False)
+        if not _is_mark(here) or (_composes(base, here) and not _is_mark(after))
+    )
+
+
+# Why a line may differ -> the line without the cause. A difference is of that class only if the rest agrees.
+KNOWN_CAUSES = {
+    "literal special piece in the text": _without_literals,
+    "combining mark that does not simply compose": _without_marks,
+}
+
+
+def load_tokenizer(folder: Path | str):
+    """AutoTokenizer.from_pretrained with its defaults. Raises StageError when the folder does not load."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder))
+    except Exception as error:  # transformers raises whatever its parsers raise
+        reason = str(error).strip().split("\n")[0][:200]
+        raise StageError(f"AutoTokenizer cannot load {folder}: {reason}") from None
+
+
+def _describe(sample: tuple[str, ...], tested: tuple, truth: tuple) -> str:
+    """A difference in words: the text and, from shortly before the first difference, what both make of it."""
+    what = 0 if tested[0] != truth[0] else 1
+    ours, theirs = tested[what], truth[what]
+    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
+    start = max(0, same - 2) if max(len(ours), len(theirs)) > SHOWN_IDS else 0
+    ours, theirs = ours[start : start + SHOWN_IDS], theirs[start : start + SHOWN_IDS]
+    name = ("ids", "token_type_ids")[what] + (f" from position {start}" if start else "")
+    text = " + ".join(repr(text if len(text) <= SHOWN_TEXT else text[:SHOWN_TEXT] + "...") for text in sample)
+    return f"{text}: {name} {ours} by AutoTokenizer, {theirs} by SentencePiece"
+
+
+TIE = "equal scores in a line of thousands of pieces"
+
+
+class _Comparison:
+    """AutoTokenizer of a folder beside SentencePiece."""
+
+    def __init__(self, folder: Path | str, spm, source: str = "the text", private: bool = False):
+        self.tokenizer, self.spm = load_tokenizer(folder), spm
+        self.source, self.private = source, private
+        self.cls, self.sep = spm.piece_to_id(CLS), spm.piece_to_id(SEP)
+
+    def truth(self, text: str, pair: str | None = None) -> tuple[list[int], list[int]]:
+        """Ids and token_type_ids by SentencePiece."""
+        first = [self.cls, *self.spm.encode(text), self.sep]
+        second = [*self.spm.encode(pair), self.sep] if pair is not None else []
+        return first + second, [0] * len(first) + [1] * len(second)
+
+    def tested(self, texts: list[str], pairs: list[str] | None = None) -> list[tuple[list[int], list[int]]]:
+        """The same by AutoTokenizer, for a batch."""
+        batch = self.tokenizer(texts, pairs, verbose=False)
+        return list(zip(batch["input_ids"], batch["token_type_ids"], strict=True))
+
+    def agrees(self, texts: tuple[str, ...]) -> bool:
+        return self.tested(*([text] for text in texts))[0] == self.truth(*texts)
+
+    def is_tie(self, text: str) -> bool:
+        """Whether a line is so long that float32, in which SentencePiece adds, no longer tells the two ways apart."""
+        ours, theirs = self.tested([text])[0][0], self.truth(text)[0]
+        if max(ours) >= self.spm.get_piece_size():  # another vocabulary altogether
+            return False
+        scores = [[self.spm.get_score(piece) for piece in ids] for ids in (ours, theirs)]
+        resolution = float(np.spacing(np.float32(min(map(sum, scores)))))  # negative: the sums are
+        if -resolution <= SCORE_STEP or self.spm.decode(ours) != self.spm.decode(theirs):
+            return False
+        apart = (Counter(ours) - Counter(theirs)) + (Counter(theirs) - Counter(ours))
+        return abs(sum(scores[0]) - sum(scores[1])) <= -resolution * apart.total()
+
+    def cause(self, texts: tuple[str, ...]) -> str | None:
+        """The known class of a difference: without its cause the texts agree. None for any other difference."""
+        rest = texts
+        for name, mend in KNOWN_CAUSES.items():
+            without = tuple(mend(text, self.spm.normalize) for text in texts)
+            if without != texts and self.agrees(without):
+                return name
+            rest = tuple(mend(text, self.spm.normalize) for text in rest)
+        if rest != texts and self.agrees(rest):
+            return " and ".join(KNOWN_CAUSES)
+        differing = [text for text in texts if not self.agrees((text,))]
+        return TIE if differing and all(map(self.is_tie, differing)) else None
+
+    def run(self, found: Parity, numbers: Iterable[int], samples: list[tuple[str, ...]]) -> None:
+        """Add to `found` what differs in samples of one text or two each; their lines have `numbers`."""
+        columns = [list(column) for column in zip(*samples, strict=True)]
+        for number, sample, tested in zip(numbers, samples, self.tested(*columns) if samples else (), strict=True):
+            truth = self.truth(*sample)
+            if tested == truth:
+                continue
+            if cause := self.cause(sample):
+                found.known[cause] += 1
+                continue
+            found.differences += 1
+            if found.first is None:
+                where = f"{'the pair ending in ' * (len(sample) - 1)}line {number:,} of {self.source}"
+                found.first = where if self.private else f"{where}, {_describe(sample, tested, truth)}"
+
+
+def _with_mask(text: str, number: int) -> str:
+    """Put [MASK] into a line: between two characters that the line's number chooses, or with spaces on its sides."""
+    place = int(draws.integers(draws.key("parity"), np.uint64(number), len(text) + 1))
+    left, right = (("", ""), ("", ""), (" ", " "), ("", " "), (" ", ""))[number % 5]
+    return f"{text[:place]}{left}{MASK}{right}{text[place:]}"
+
+
+def _batches(lines: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
+    numbered = enumerate(lines, start=1)
+    while batch := list(itertools.islice(numbered, BATCH)):
+        yield batch
+
+
+def check_parity(
+    folder: Path | str, lines: Iterable[str], spm, source: str = "the text", private: bool = False
+) -> Parity:
+    """Compare AutoTokenizer of `folder` with SentencePiece on every line: alone, with [MASK] in it, with its successor.
+
+    Streams. `source` says what the lines are, for the description of the first difference; `private` keeps the text and
+    its ids out of it.
+    """
+    compare, found = _Comparison(folder, spm, source, private), Parity()
+    last = None
+    for batch in _batches(lines):
+        numbers, texts = zip(*batch, strict=True)
+        masked = [(_with_mask(text, number),) for number, text in batch]
+        following = list(itertools.pairwise(texts if last is None else (last, *texts)))
+        last = texts[-1]
+        found.lines, found.masked = found.lines + len(texts), found.masked + len(masked)
+        found.pairs += len(following)
+        compare.run(found, numbers, [(text,) for text in texts])
+        compare.run(found, numbers, masked)
+        compare.run(found, numbers[len(texts) - len(following) :], following)
+    return found
+
+
+def require_parity(found: Parity, folder: Path | str) -> None:
+    """Raise StageError with the first differing line."""
+    if found.differences:
+        compared = found.lines + found.masked + found.pairs
+        raise StageError(
+            f"{folder} does not tokenize as its SentencePiece model does ({found.differences:,} of {compared:,} "
+            f"comparisons): {found.first}"
+        )

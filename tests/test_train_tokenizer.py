@@ -1,0 +1,246 @@
+"""Training a tokenizer: whole and verified folders, the same bytes every time, errors that say the number."""
+
+import bz2
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from test_tokenization import made_up_lines
+
+import train_tokenizer
+from bert_ja import files, tokenization
+from bert_ja.cli import StageError
+
+OPTIONS = {"input_sentence_size": 1500, "vocab_size": 300}
+FILES = {"spm": ["meta.json", "sp.model", "sp.vocab"], "model": ["meta.json", *tokenization.FOLDER_FILES]}
+
+
+def write_text(folder: Path, lines: list[str]) -> Path:
+    (folder / "data").mkdir(exist_ok=True)
+    path = folder / "data" / "train.txt"
+    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[str]:
+    """More lines than OPTIONS draw."""
+    return [line for number, made_up in enumerate(made_up_lines(3000)) for line in (made_up, "")[: 1 + number % 2]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, lines) -> Path:
+    """A folder in which the stage ran once."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_text(folder, lines)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        train_tokenizer.main("data/train.txt", **OPTIONS)
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch) -> Path:
+    """An empty working folder."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def outputs(folder: Path) -> dict[str, bytes]:
+    """Every file below output/ but what records say of their run."""
+    contents = {str(path.relative_to(folder)): path.read_bytes() for path in (folder / "output").glob("*/*")}
+    for name in [name for name in contents if name.endswith("meta.json")]:
+        record = json.loads(contents[name])
+        del record["run"]
+        contents[name] = json.dumps(record).encode()
+    return contents
+
+
+def run(folder: Path, *arguments: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "train_tokenizer.py"), *arguments], cwd=folder, stderr=subprocess.PIPE, text=True
+    )
+
+
+COMMAND = ("--train_file", "data/train.txt", "--input_sentence_size", "1500", "--vocab_size", "300")
+
+
+# What it writes
+
+
+def test_both_folders_are_complete(trained):
+    for name, expected in FILES.items():
+        assert sorted(path.name for path in (trained / "output" / name).iterdir()) == sorted(expected)
+    model = (trained / "output/spm/sp.model").read_bytes()
+    assert (trained / "output/model/spm.model").read_bytes() == model
+    assert (trained / "output/spm/sp.vocab").read_text(encoding="utf-8").startswith("<pad>\t0\n<unk>\t0\n[CLS]\t0\n")
+    assert sorted(path.name for path in trained.iterdir()) == ["data", "output"]
+
+
+def test_the_record_says_what_later_stages_compare(trained, lines):
+    record = files.require_record(trained / "output" / "model", "train_tokenizer.py")
+    facts = {"sha256": files.sha256(trained / "output/spm/sp.model"), "vocab_size": 300}
+    assert record["tokenizer"] == facts == tokenization.tokenizer_facts(trained / "output/model")
+    assert record["options"] == {"input_sentence_size": 1500, "vocab_size": 300, "character_coverage": 0.9995}
+    assert record["inputs"] == [files.describe(trained / "data/train.txt")]
+    assert record["counts"] == {"drawn": 1500, "eligible": 3000, "blank": 1500, "too_long": 0, "reserved": 0}
+    expected = {"lines": 3000 + len(tokenization.ADVERSARIAL_LINES), "differences": 0}
+    assert {name: record["parity"][name] for name in expected} == expected
+    assert record["outputs"] == files.describe_folder(trained / "output/model")
+    assert record["corpus"] is None
+    for name, content in outputs(trained).items():
+        assert str(trained).encode() not in content, name
+
+
+def test_another_process_on_one_core_gives_the_same_bytes(trained, lines, tmp_path):
+    write_text(tmp_path, lines)
+    process = run(tmp_path, *COMMAND)
+    os.sched_setaffinity(process.pid, {min(os.sched_getaffinity(0))})
+    talk = process.communicate(timeout=120)[1].splitlines()
+    assert process.returncode == 0, talk
+    assert talk[0] == "training 300 pieces on 1,500 of 3,000 sentences"
+    assert talk[-1].startswith(
+        "wrote 300 pieces from 1,500 sentences to output/spm and output/model, same ids by AutoTo"
+    )
+    assert outputs(tmp_path) == outputs(trained)
+
+
+def test_another_seed_draws_other_sentences(trained, lines, place):
+    write_text(place, lines)
+    train_tokenizer.main("data/train.txt", **OPTIONS, seed=7)
+    assert outputs(place)["output/spm/sp.model"] != outputs(trained)["output/spm/sp.model"]
+
+
+def test_a_second_run_replaces_the_first(lines, place):
+    write_text(place, lines)
+    train_tokenizer.main("data/train.txt", vocab_size=250)
+    train_tokenizer.main("data/train.txt", **OPTIONS)
+    assert tokenization.tokenizer_facts("output/model")["vocab_size"] == 300
+    assert sorted(path.name for path in (place / "output").iterdir()) == ["model", "spm"]
+
+
+def test_what_is_known_of_the_corpus_is_carried_on(lines, place):
+    text = write_text(place, lines)
+    corpus = {"name": "jawiki", "license": "CC BY-SA 4.0", "dump": {"date": "20261101"}}
+    files.write_record(text, {"outputs": [files.describe(text)], "corpus": corpus})
+    train_tokenizer.main("data/train.txt", **OPTIONS)
+    for folder in ("output/spm", "output/model"):
+        assert files.read_record(folder)["corpus"] == corpus
+
+
+def test_lines_that_cannot_be_drawn_are_told(lines, place, capsys):
+    write_text(place, [*lines, "文" * 1500, "表▅"])
+    train_tokenizer.main("data/train.txt", **OPTIONS)
+    talk = capsys.readouterr().err.splitlines()
+    assert talk[:2] == [
+        "warning: 1 lines are over 4,192 bytes: not drawn from",
+        "warning: 1 lines hold U+2585 or a zero byte, reserved by SentencePiece: not drawn from",
+    ]
+
+
+# What goes wrong
+
+
+@pytest.mark.parametrize("moment", ["training", "verifying"])
+def test_killed_at_any_moment_it_leaves_nothing_and_starts_over(trained, lines, tmp_path, moment):
+    write_text(tmp_path, lines)
+    process = run(tmp_path, *COMMAND)
+    while moment == "training" and "training" not in process.stderr.readline():
+        assert process.poll() is None
+    while moment == "verifying" and not (tmp_path / "output/.model.partial/tokenizer_config.json").exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "output/spm").exists()
+    assert not (tmp_path / "output/model").exists()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        train_tokenizer.main("data/train.txt", **OPTIONS)
+    assert outputs(tmp_path) == outputs(trained)
+    assert sorted(path.name for path in (tmp_path / "output").iterdir()) == ["model", "spm"]
+
+
+def test_a_tokenizer_that_differs_never_gets_into_place(lines, place, monkeypatch):
+    write_text(place, lines)
+    right = tokenization.tokenizer_json
+    monkeypatch.setattr(
+        tokenization, "tokenizer_json", lambda model: right(model).replace('"type": "NFC"', '"type": "NFD"')
+    )
+    with pytest.raises(
+        StageError, match="does not tokenize as its SentencePiece model does .*: line .* of our own list, "
+    ):
+        train_tokenizer.main("data/train.txt", **OPTIONS)
+    assert list((place / "output").iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [32000, 30])
+def test_an_impossible_vocabulary_leaves_nothing(lines, place, wrong):
+    write_text(place, lines)
+    with pytest.raises(StageError, match="pass --vocab_size [0-9]+ or (more|less)"):
+        train_tokenizer.main("data/train.txt", vocab_size=wrong)
+    assert not (place / "output").exists()
+
+
+HINT = "run get_jawiki.sh first, or pass --train_file with a text of one sentence a line"
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("no.txt", None, "no.txt not found: "),
+        ("empty.txt", b"", "empty.txt is empty: "),
+        ("dump.xml.bz2", bz2.compress("文です。\n".encode() * 999), "dump.xml.bz2 is not UTF-8 text (byte "),
+        ("train.jsonl", b'{"input_ids": [2, 3]}\n', "train.jsonl is JSON, text with one sentence a line is needed: "),
+        ("dump.xml", b"<mediawiki>", "dump.xml is XML, text with one sentence a line is needed: "),
+        ("blank.txt", b"\n \n\n", "blank.txt has no line to train on, all are blank or too long: "),
+        ("long.txt", b"a" * 5000 + b"\n", "long.txt has no line to train on, all are blank or too long: "),
+    ],
+)
+def test_a_wrong_input_is_refused_in_one_sentence(place, name, content, message):
+    if content is not None:
+        Path(name).write_bytes(content)
+    with pytest.raises(StageError) as error:
+        train_tokenizer.main(name, vocab_size=300)
+    assert str(error.value).startswith(message)
+    assert str(error.value).endswith(HINT)
+    assert not (place / "output").exists()
+
+
+def test_a_text_that_breaks_off_later_is_refused(place):
+    Path("cut.txt").write_bytes("文です。\n".encode() * 1000 + b"\xe3\x81")
+    with pytest.raises(StageError, match="cut.txt line 1,001 is not UTF-8"):
+        train_tokenizer.main("cut.txt")
+
+
+def test_wrong_options_are_said_together(lines, place):
+    write_text(place, lines)
+    with pytest.raises(StageError) as error:
+        train_tokenizer.main("data/train.txt", 0, 5, "output", "output/model", character_coverage=95)
+    assert str(error.value) == (
+        "--input_sentence_size must be 1 or more, got 0; --vocab_size must be 7 or more, got 5; "
+        "--character_coverage must be from 0.98 to 1, got 95; "
+        "--spm_model_dir output and --model_dir output/model must be two folders, neither inside the other"
+    )
+
+
+def test_a_folder_with_other_files_is_not_replaced(lines, place):
+    write_text(place, lines)
+    (place / "output/model").mkdir(parents=True)
+    (place / "output/model/pytorch_model.bin").write_bytes(b"x")
+    with pytest.raises(StageError, match="output/model holds pytorch_model.bin, which this stage did not write"):
+        train_tokenizer.main("data/train.txt")
+    assert (place / "output/model/pytorch_model.bin").read_bytes() == b"x"
+
+
+def test_a_stream_is_refused(place):
+    os.mkfifo("pipe.txt")
+    with pytest.raises(StageError, match="pipe.txt is not a regular file"):
+        train_tokenizer.check("pipe.txt", 1, 100, "a", "b", 1.0)
