@@ -1,0 +1,38 @@
+"""Callbacks and plugins of the training loop: checkpoints that are whole, saved under the metric of their own step."""
+
+import os
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from bert_ja import files
+
+
+class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
+    """Lightning's ModelCheckpoint, but a step's checkpoint waits for that step's validation.
+
+    With `monitor: val_loss` and `every_n_train_steps`, Lightning saves before the validation of the step, under the
+    val_loss of an earlier one. Here a validation at a step that `every_n_train_steps` divides saves; others do not.
+    """
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        if self.monitor is None or self._every_n_train_steps < 1:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if self.monitor is None or self._every_n_train_steps < 1:
+            super().on_validation_end(trainer, pl_module)
+        elif trainer.global_step % self._every_n_train_steps == 0 and not self._should_skip_saving_checkpoint(trainer):
+            candidates = self._monitor_candidates(trainer)
+            self._save_topk_checkpoint(trainer, candidates)
+            self._save_last_checkpoint(trainer, candidates)
+
+
+class WholeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its name and renames it once it is on the disk: a kill never leaves half a one."""
+
+    def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
+        with files.output(Path(os.fspath(path))) as output:
+            torch.save(checkpoint, output)

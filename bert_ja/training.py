@@ -1,0 +1,461 @@
+"""The training command line: data module, LightningCLI, checks of agreement, and where checkpoints are found.
+
+Everything that the files of a run must agree on (tokenizer, vocabulary, longest sample) is read from their records and
+checked here, before a model is built.
+"""
+
+import argparse
+import contextlib
+import errno
+import inspect
+import logging
+import re
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+import yaml
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+
+from bert_ja import files, tokenization
+from bert_ja.callbacks import WholeCheckpointIO
+from bert_ja.cli import StageError
+from bert_ja.dataset import BatchDataset, Batches, Columns, EpochSampler
+from bert_ja.masking import MaskingRule
+from bert_ja.pretraining import OPTIMIZERS, SCHEDULES, BertPretraining
+
+RUNS = Path("lightning_logs")
+OVERRIDE = "--data.ignore_records true"
+
+
+# Data
+
+
+class PretrainingData(pl.LightningDataModule):
+    """Samples of prepare_train_data.py, as packed batches.
+
+    Args:
+        tokenizer_model: Folder of the tokenizer that the samples were made with.
+        train_file: Samples to train on, JSON lines, masked anew in each epoch.
+        valid_file: Samples of the validation, with labels (--get_raw True).
+        test_file: Samples of test.py, with labels (--get_raw True).
+        batch_size: Samples a batch; times trainer.accumulate_grad_batches, samples an optimizer step.
+        num_workers: Processes that build batches ahead; 0 builds them in the training process.
+        seed: Number that fixes the order of the samples and their masks.
+        mlm_probability: Share of a sample's tokens that are selected.
+        mask_replace_prob: Share of the selected tokens that become [MASK].
+        random_replace_prob: Share of the selected tokens that become a random token; the others stay.
+        ignore_records: True takes samples without a record, or of another size than it says.
+    """
+
+    def __init__(
+        self,
+        tokenizer_model: str | None = None,
+        train_file: str | None = None,
+        valid_file: str | None = None,
+        test_file: str | None = None,
+        batch_size: int = 32,
+        num_workers: int = 1,
+        seed: int = 1000,
+        mlm_probability: float = 0.15,
+        mask_replace_prob: float = 0.8,
+        random_replace_prob: float = 0.1,
+        ignore_records: bool = False,
+    ):
+        super().__init__()
+        self.tokenizer_model, self.batch_size, self.num_workers, self.seed = (
+            tokenizer_model,
+            batch_size,
+            num_workers,
+            seed,
+        )
+        self.files = {"train": train_file, "valid": valid_file, "test": test_file}
+        self.ignore_records = ignore_records
+        self.rule = MaskingRule(mlm_probability, mask_replace_prob, random_replace_prob)
+        if tokenizer_model is None:
+            raise StageError("data.tokenizer_model is not set: name the folder that train_tokenizer.py wrote")
+        if batch_size < 1 or num_workers < 0:
+            raise StageError(
+                f"data.batch_size must be 1 or more and data.num_workers 0 or more, got {batch_size} and {num_workers}"
+            )
+        self.vocabulary = tokenization.vocabulary(tokenizer_model)
+        self._columns: dict[str, Columns] = {}
+        self.records: dict[str, dict | None] = {}
+
+    def require(self, part: str, longest: int) -> Path:
+        """The path of a part (train, valid, test) after all checks that need no reading of samples."""
+        name = f"data.{part}_file"
+        if self.files[part] is None:
+            raise StageError(f"{name} is not set: name the JSONL that prepare_train_data.py wrote")
+        path = files.require_file(self.files[part], f"make it with prepare_train_data.py, or mend {name}")
+        if self.ignore_records:
+            self.records[part] = None
+            return path
+        record = self.records[part] = files.require_record(path, "prepare_train_data.py", OVERRIDE)
+        made_with = record["tokenizer"]
+        if made_with["sha256"] != self.vocabulary.sha256:
+            raise StageError(
+                f"{path} was made with another tokenizer (vocabulary {made_with['vocab_size']:,}, sha256 "
+                f"{made_with['sha256'][:12]}) than {self.tokenizer_model} (vocabulary {self.vocabulary.size:,}, sha256 "
+                f"{self.vocabulary.sha256[:12]}): make the samples again, or mend data.tokenizer_model"
+            )
+        require_fits(path, record["longest_sample"], longest)
+        masked = record["options"]["get_raw"]
+        if part != "train" and not masked:
+            raise StageError(
+                f"{path} has no labels, so its loss would change with every pass: make it with --get_raw True"
+            )
+        return path
+
+    def columns(self, part: str, longest: int) -> Columns:
+        """The columns of a part, built where they do not exist yet."""
+        if part not in self._columns:
+            path = self.require(part, longest)
+            columns = Columns.open(path, self.records[part])
+            require_fits(path, columns.longest, longest)
+            largest = columns.largest_id
+            if largest >= self.vocabulary.size:
+                raise StageError(
+                    f"{path} holds token id {largest:,}, the vocabulary of {self.tokenizer_model} has "
+                    f"{self.vocabulary.size:,}: it was made with another tokenizer, make it again"
+                )
+            self._columns[part] = columns
+        return self._columns[part]
+
+    def _loader(self, part: str, shuffle: bool) -> torch.utils.data.DataLoader:
+        columns = self.columns(part, self.trainer.lightning_module.hparams.max_position_embeddings)
+        accumulate = self.trainer.accumulate_grad_batches if shuffle else 1
+        batches = Batches(columns, self.vocabulary, self.batch_size, self.seed, shuffle, accumulate, self.rule)
+        return torch.utils.data.DataLoader(
+            BatchDataset(batches),
+            batch_size=None,
+            sampler=EpochSampler(batches),
+            num_workers=self.num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=self.num_workers > 0 and shuffle,
+        )
+
+    def train_dataloader(self) -> torch.utils.data.DataLoader:
+        return self._loader("train", shuffle=True)
+
+    def val_dataloader(self) -> torch.utils.data.DataLoader:
+        return self._loader("valid", shuffle=False)
+
+    def test_dataloader(self) -> torch.utils.data.DataLoader:
+        return self._loader("test", shuffle=False)
+
+
+def require_fits(path: Path, longest_sample: int, positions: int) -> None:
+    if longest_sample > positions:
+        raise StageError(
+            f"{path} holds a sample of {longest_sample:,} tokens, the model reads {positions:,} "
+            "(model.max_position_embeddings): raise that, or make the samples with a smaller --max_seq_len"
+        )
+
+
+# Configurations of the published kind
+
+RENAMED = {
+    "trainer.gpus": "trainer.accelerator: gpu and trainer.devices: N",
+    "trainer.tpu_cores": "trainer.accelerator: tpu and trainer.devices: N",
+    "trainer.num_processes": "trainer.devices",
+    "trainer.auto_select_gpus": None,
+    "trainer.checkpoint_callback": "trainer.enable_checkpointing",
+    "trainer.progress_bar_refresh_rate": "trainer.enable_progress_bar",
+    "trainer.weights_summary": "trainer.enable_model_summary",
+    "trainer.resume_from_checkpoint": None,
+    "trainer.replace_sampler_ddp": "trainer.use_distributed_sampler",
+    "trainer.reload_dataloaders_every_epoch": "trainer.reload_dataloaders_every_n_epochs",
+    "trainer.weights_save_path": "trainer.default_root_dir",
+    "trainer.stochastic_weight_avg": None,
+    "trainer.terminate_on_nan": "trainer.detect_anomaly",
+    "model.shuffle_buffer_size": None,
+    "data.shuffle_buffer_size": None,
+}
+MOVED = ("tokenizer_model", "train_file", "valid_file", "test_file", "batch_size", "num_workers")
+WHOLE_FILE = "remove it, every epoch shuffles the whole file"
+
+
+def _options(function) -> set[str]:
+    return set(inspect.signature(function).parameters) - {"self"}
+
+
+def _sentence(key: str, new: str | None) -> str:
+    if key.endswith("shuffle_buffer_size"):
+        return f"{key}: {WHOLE_FILE}"
+    return f"{key}: now {new}" if new else f"{key}: remove it, it no longer exists"
+
+
+def _callback_changes(callbacks) -> list[str]:
+    changes = []
+    for callback in callbacks if isinstance(callbacks, list) else []:
+        name = callback.get("class_path", "") if isinstance(callback, dict) else str(callback)
+        arguments = callback.get("init_args") or {} if isinstance(callback, dict) else {}
+        if name.endswith("GPUStatsMonitor"):
+            changes.append("callback GPUStatsMonitor: now pytorch_lightning.callbacks.DeviceStatsMonitor")
+        if name == "pytorch_lightning.callbacks.ModelCheckpoint" and (
+            arguments.get("monitor") and arguments.get("every_n_train_steps")
+        ):
+            changes.append(
+                "callback pytorch_lightning.callbacks.ModelCheckpoint with monitor and every_n_train_steps (saves "
+                "under an earlier step's metric): now bert_ja.callbacks.ModelCheckpoint"
+            )
+    return changes
+
+
+def outdated_keys(config: dict) -> list[str]:
+    """What has to change in a configuration of the published kind, one phrase a key: `trainer.gpus: now ...`."""
+    known = {
+        "trainer": _options(pl.Trainer.__init__),
+        "model": _options(BertPretraining.__init__) - {"vocab_size"},
+        "data": _options(PretrainingData.__init__),
+    }
+    changes = []
+    for section, options in known.items():
+        values = config.get(section)
+        for name in values if isinstance(values, dict) else []:
+            key = f"{section}.{name}"
+            if section == "model" and name in MOVED:
+                changes.append(f"{key}: now data.{name}")
+            elif key in RENAMED or (section == "trainer" and name not in options):
+                changes.append(_sentence(key, RENAMED.get(key)))
+    return changes + _callback_changes((config.get("trainer") or {}).get("callbacks"))
+
+
+def read_config(path: str | Path) -> dict:
+    """A YAML configuration as a dict. Raises StageError when it is missing, broken or of the published kind."""
+    path = files.require_file(path, "make one with python3 trainer.py --print_config > config.yaml")
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        place = getattr(error, "problem_mark", None)
+        where = f", line {place.line + 1}" if place else ""
+        raise StageError(f"{path} is not YAML{where}: mend it, or start from trainer.py --print_config") from None
+    if not isinstance(config, dict):
+        raise StageError(f"{path} is not a configuration (sections trainer, model, data): start from --print_config")
+    if changes := outdated_keys(config):
+        raise StageError(f"{path} is written for an older pytorch-lightning or layout; change " + "; ".join(changes))
+    return config
+
+
+def config_paths(argv: list[str]) -> list[str]:
+    """The files that `--config FILE`, `--config=FILE` or `-c FILE` name on a command line."""
+    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    apart = [value for flag, value in pairs if flag in ("--config", "-c")]
+    return apart + [flag.partition("=")[2] for flag in argv if flag.startswith("--config=")]
+
+
+# Command line
+
+
+class TrainingCLI(LightningCLI):
+    """LightningCLI for pre-training: `model:`, `data:`, `trainer:`, errors of one sentence, whole checkpoints."""
+
+    def __init__(self, args: list[str], **options):
+        for path in config_paths(args):
+            read_config(path)
+        try:
+            super().__init__(
+                BertPretraining,
+                PretrainingData,
+                args=args,
+                run=False,
+                auto_configure_optimizers=False,
+                trainer_defaults={"use_distributed_sampler": False},
+                parser_kwargs={"exit_on_error": False, "description": "Train BERT: masked LM and next sentence."},
+                **options,
+            )
+        except argparse.ArgumentError as error:
+            raise StageError(one_sentence(str(error))) from None
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.vocabulary", "model.vocab_size", lambda v: v.size, apply_on="instantiate")
+
+    def before_instantiate_classes(self) -> None:
+        model = self.config.model
+        problems = []
+        for name, allowed in (("optimizer", OPTIMIZERS), ("lr_schedule", SCHEDULES)):
+            if model[name] not in allowed:
+                problems.append(f"model.{name} must be one of {', '.join(allowed)}, got {model[name]!r}")
+        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+            if model[name] < 1:
+                problems.append(f"model.{name} must be 1 or more, got {model[name]}")
+        for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
+            if not 0 <= model[name] < 1:
+                problems.append(f"model.{name} must be 0 or more and below 1, got {model[name]}")
+        if model.lr <= 0:
+            problems.append(f"model.lr must be above 0, got {model.lr}")
+        if not problems and model.hidden_size % model.num_attention_heads:
+            problems.append(
+                f"model.hidden_size ({model.hidden_size}) must be a multiple of model.num_attention_heads "
+                f"({model.num_attention_heads})"
+            )
+        if problems:
+            raise StageError("; ".join(problems))
+
+    def instantiate_trainer(self, **options) -> pl.Trainer:
+        given = self.config_init.trainer.get("plugins") or []
+        plugins = [*(given if isinstance(given, list) else [given]), WholeCheckpointIO()]
+        try:
+            trainer = super().instantiate_trainer(plugins=plugins, **options)
+        except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+            raise StageError(f"trainer: {one_sentence(str(error))}") from None
+        if trainer.world_size > 1:
+            raise StageError(
+                f"trainer.devices asks for {trainer.world_size} devices, training runs on one for now: "
+                "set trainer.devices: 1"
+            )
+        return trainer
+
+
+def one_sentence(message: str, longest: int = 400) -> str:
+    """A library's message on one line, cut at `longest` characters."""
+    line = re.sub(r"\s+", " ", message).strip()
+    return line if len(line) <= longest else line[:longest] + " ..."
+
+
+# Checkpoints
+
+
+def newest_run() -> Path:
+    """The run under lightning_logs with the highest version number."""
+    runs = sorted(RUNS.glob("version_*"), key=lambda run: int(run.name.partition("_")[2] or 0))
+    if not runs:
+        raise StageError(f"there is no run under {RUNS}: train one with trainer.py, or name a checkpoint file")
+    return runs[-1]
+
+
+def load_checkpoint(path: Path) -> dict:
+    """A checkpoint's content on the CPU. Raises StageError when it is cut short or no checkpoint of ours."""
+    path = files.require_file(path, "train a model with trainer.py, or mend --ckpt_path")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:
+        raise StageError(
+            f"{path} cannot be read as a checkpoint ({one_sentence(str(error), 80)}): name a .ckpt file of trainer.py"
+        ) from None
+    if not isinstance(checkpoint, dict) or not {"state_dict", "hyper_parameters", "provenance"} <= set(checkpoint):
+        raise StageError(f"{path} is not a checkpoint of trainer.py: name a file under lightning_logs/*/checkpoints")
+    return checkpoint
+
+
+def _best_of(run: Path) -> Path:
+    """The best checkpoint of a run, as its newest one remembers it."""
+    saved = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    if not saved:
+        raise StageError(f"{run} holds no checkpoint: train longer, or name another run")
+    for state in load_checkpoint(saved[-1]).get("callbacks", {}).values():
+        best = run / "checkpoints" / Path(state.get("best_model_path") or "-").name
+        if best.is_file():
+            return best
+    raise StageError(f"{run} does not say which checkpoint is best: name the file, or `last`")
+
+
+def find_checkpoint(ckpt_path: str) -> Path:
+    """The file that a file name, a run folder, `best` or `last` (both of the newest run) stands for."""
+    if ckpt_path == "best":
+        return _best_of(newest_run())
+    if ckpt_path == "last":
+        ckpt_path = str(newest_run() / "checkpoints" / "last.ckpt")
+    path = Path(ckpt_path)
+    if path.is_dir():
+        return _best_of(path)
+    return files.require_file(path, "name a checkpoint file, a run folder, best or last")
+
+
+def find_config(config: str | None, checkpoint: Path) -> Path:
+    """The configuration asked for, or that of the run which wrote the checkpoint."""
+    if config is not None:
+        return files.require_file(config, "name the config.yaml of the run")
+    own = checkpoint.parent.parent / "config.yaml"
+    return files.require_file(own, "pass --config, the run's own configuration is not where the checkpoint is")
+
+
+def require_same_vocabulary(path: Path, checkpoint: dict, vocabulary: tokenization.Vocabulary) -> None:
+    """Refuse a checkpoint that was trained with another tokenizer, with both numbers."""
+    trained = checkpoint["provenance"].get("tokenizer", {})
+    if trained.get("sha256") != vocabulary.sha256:
+        raise StageError(
+            f"{path} was trained with another tokenizer (vocabulary {trained.get('vocab_size', 0):,}, sha256 "
+            f"{str(trained.get('sha256'))[:12]}) than data.tokenizer_model (vocabulary {vocabulary.size:,}, sha256 "
+            f"{vocabulary.sha256[:12]}): name the tokenizer of that run"
+        )
+
+
+def load_weights(model: BertPretraining, path: Path, checkpoint: dict) -> None:
+    """Put a checkpoint's weights into the model; shapes that differ are named."""
+    own = model.state_dict()
+    for name, tensor in checkpoint["state_dict"].items():
+        if name not in own or own[name].shape != tensor.shape:
+            raise StageError(
+                f"{path} does not fit the configuration: {name} is {tuple(tensor.shape)} in the checkpoint and "
+                f"{tuple(own[name].shape) if name in own else 'absent'} in the model: pass that run's own --config"
+            )
+    model.load_state_dict(checkpoint["state_dict"])
+
+
+def data_facts(data: PretrainingData) -> dict:
+    """What a checkpoint says of where it comes from: no paths, no text."""
+    record = data.records.get("train") or {}
+    return {
+        "tokenizer": data.vocabulary.facts(),
+        "samples": {
+            part: (record_of or {}).get("outputs", [None])[0] for part, record_of in sorted(data.records.items())
+        },
+        "counts": record.get("counts"),
+        "corpus": record.get("corpus"),
+        "versions": files.versions("torch", "transformers", "pytorch-lightning", "numpy"),
+    }
+
+
+def settings(config, trainer: pl.Trainer) -> dict:
+    """How a run trains, apart from the model's hyper-parameters."""
+    return {
+        "samples_per_step": config.data.batch_size * trainer.accumulate_grad_batches,
+        "gradient_clip_val": trainer.gradient_clip_val,
+        "precision": str(trainer.precision),
+        "seed": config.seed_everything,
+        "data_seed": config.data.seed,
+    }
+
+
+def quiet_start() -> None:
+    """Silence what libraries say at every start and what a user can do nothing about."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging interval.*")
+    warnings.filterwarnings("ignore", message=".*`training_step` with `on_step=False`.*")
+    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def quiet_loading() -> None:
+    """No progress bars of milliseconds, and no report that one head is left out where it is left out on purpose."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+
+
+@contextlib.contextmanager
+def one_line_failures() -> Iterator[None]:
+    """Turn what can end a training run from outside, a full disk or too little memory, into one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise StageError(
+            "the device has too little memory for this batch: halve data.batch_size and double "
+            "trainer.accumulate_grad_batches, which trains the same"
+        ) from None
+    except Exception as error:
+        if "No space left on device" in str(error):  # as safetensors says it
+            raise OSError(errno.ENOSPC, "No space left on device") from None
+        cause = error
+        while cause is not None:
+            if isinstance(cause, OSError):
+                raise cause from None
+            cause = cause.__cause__ or cause.__context__
+        raise

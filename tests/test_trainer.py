@@ -1,0 +1,135 @@
+import json
+
+import pytest
+import torch
+import yaml
+from conftest import CONFIG, ROOT, refusal, stage
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bert_ja import files, tokenization, training
+from bert_ja.dataset import Batches, Columns
+from bert_ja.pretraining import BertPretraining
+
+FEW_STEPS = (
+    *("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 4, "--trainer.limit_val_batches", 1),
+    *("--trainer.check_val_every_n_epoch", 1, "--model.num_warmup_steps", 1),
+)
+
+
+def test_a_run_leaves_its_configuration_events_and_checkpoints(run):
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["hidden_size"] == 128
+    assert config["trainer"]["max_epochs"] == 2
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    steps = training.load_checkpoint(run / "checkpoints" / "last.ckpt")["global_step"] // 2
+    assert names == [f"epoch=0-step={steps}.ckpt", f"epoch=1-step={2 * steps}.ckpt", "last.ckpt"]
+    events = EventAccumulator(str(run)).Reload().Tags()["scalars"]
+    assert {"val_loss", "val_mlm_loss", "val_nsp_accuracy", "train_mlm_loss", "lr-AdamW/pg1"} <= set(events)
+
+
+def test_training_lowers_the_validation_loss(run):
+    losses = [point.value for point in EventAccumulator(str(run)).Reload().Scalars("val_mlm_loss")]
+    assert len(losses) == 2
+    assert losses[1] < losses[0] < 8.0  # ln 3,000 = 8.006 is the loss of a model that knows nothing
+
+
+def test_a_checkpoint_says_where_it_comes_from(work, run):
+    provenance = training.load_checkpoint(run / "checkpoints" / "last.ckpt")["provenance"]
+    assert provenance["tokenizer"] == tokenization.tokenizer_facts(work / "output" / "model")
+    assert provenance["samples"]["train"] == files.describe(work / "data" / "train.jsonl")
+    assert provenance["corpus"]["license"] == "CC0-1.0"
+    assert provenance["settings"] == {
+        "samples_per_step": 32,
+        "gradient_clip_val": 1.0,
+        "precision": "32-true",
+        "seed": 1000,
+        "data_seed": 1000,
+    }
+    assert str(work) not in json.dumps(provenance)
+
+
+def test_the_checkpoint_monitors_the_loss_of_its_own_step(run):
+    """best_model_score of the callback equals the loss that its checkpoint has when it is measured again."""
+    (state,) = (
+        state
+        for name, state in training.load_checkpoint(run / "checkpoints" / "last.ckpt")["callbacks"].items()
+        if name.startswith("ModelCheckpoint")
+    )
+    measured = [point.value for point in EventAccumulator(str(run)).Reload().Scalars("val_loss")]
+    assert float(state["best_model_score"]) == pytest.approx(min(measured), abs=1e-6)
+
+
+def test_two_runs_give_the_same_weights_whatever_the_workers(work, samples, tmp_path):
+    weights = []
+    for workers in (0, 2):
+        folder = tmp_path / str(workers)
+        stage(
+            *("trainer.py", "--config", CONFIG, *FEW_STEPS, "--data.num_workers", workers),
+            *("--trainer.default_root_dir", folder, "--trainer.limit_val_batches", 1),
+            cwd=work,
+        )
+        path = folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+        weights.append(training.load_checkpoint(path)["state_dict"])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_validation_runs_and_saves_at_the_steps_asked_for(work, samples, tmp_path):
+    """every_n_train_steps with a monitor: each checkpoint is saved after the validation of its own step."""
+    config = yaml.safe_load(CONFIG.read_text())
+    config["trainer"] |= {"max_epochs": 1, "limit_train_batches": 8, "val_check_interval": 2, "limit_val_batches": 1}
+    config["trainer"]["check_val_every_n_epoch"] = 1
+    config["trainer"]["callbacks"] = [
+        {
+            "class_path": "bert_ja.callbacks.ModelCheckpoint",
+            "init_args": {
+                **{"monitor": "val_loss", "save_top_k": -1, "every_n_train_steps": 4},
+                **{"filename": "{step}-{val_loss:.6f}", "save_last": True},
+            },
+        }
+    ]
+    config["model"]["num_warmup_steps"] = 1
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    stage("trainer.py", "--config", tmp_path / "config.yaml", "--trainer.default_root_dir", tmp_path, cwd=work)
+    run = tmp_path / "lightning_logs" / "version_0"
+    measured = {point.step + 1: point.value for point in EventAccumulator(str(run)).Reload().Scalars("val_loss")}
+    assert sorted(measured) == [2, 4, 6, 8]
+    names = sorted(path.name for path in (run / "checkpoints").iterdir())
+    assert names == ["last.ckpt", *(f"step={step}-val_loss={measured[step]:.6f}.ckpt" for step in (4, 8))]
+
+
+def test_the_published_command_line_refuses_in_one_line(tmp_path):
+    (tmp_path / "config.yaml").write_text("trainer:\n  gpus: 1\n")
+    assert refusal("trainer.py", "--config", "config.yaml", cwd=tmp_path) == (
+        "config.yaml is written for an older pytorch-lightning or layout; change "
+        "trainer.gpus: now trainer.accelerator: gpu and trainer.devices: N"
+    )
+
+
+def test_help_explains_every_option_of_model_and_data(tmp_path):
+    shown = stage("trainer.py", "--help", cwd=tmp_path).stdout
+    for explained in ("Samples a batch", "Longest sample in tokens", "Optimizer steps over which", "Share of a sample"):
+        assert explained in shown
+
+
+@pytest.mark.full
+def test_one_batch_is_learned_by_heart(work, samples, tokenizer):
+    """The step, its loss and its gradient hang together: both losses of a batch seen 300 times go to nearly nothing."""
+    torch.manual_seed(0)
+    vocabulary = tokenization.vocabulary(tokenizer)
+    columns = Columns.open(samples / "valid.jsonl", files.read_record(samples / "valid.jsonl"))
+    batch = Batches(columns, vocabulary, 8, 1, shuffle=False).batch(0, 0)
+    model = BertPretraining(vocabulary.size, 64, 2, 2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(300):
+        totals = model.totals(batch)
+        mlm, nsp = totals["mlm_loss"] / totals["masked_tokens"], totals["nsp_loss"] / totals["samples"]
+        optimizer.zero_grad()
+        (mlm + nsp).backward()
+        optimizer.step()
+    assert mlm < 0.1
+    assert nsp < 0.1
+
+
+def test_the_scripts_of_the_published_procedure_exist():
+    for name in ("get_jawiki.sh", "train_tokenizer.py", "prepare_train_data.py", "trainer.py", "test.py"):
+        assert (ROOT / name).is_file()

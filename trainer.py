@@ -1,0 +1,67 @@
+"""Stage 4: samples to a trained BERT, under lightning_logs/version_N (configuration, TensorBoard events, checkpoints).
+
+Reads the JSONL files of prepare_train_data.py and a configuration; every option is in --help and --print_config:
+
+    python3 trainer.py --print_config > config.yaml
+    python3 trainer.py --config config.yaml
+"""
+
+import math
+import sys
+import time
+
+from bert_ja import cli
+
+
+def report_start(trainer, model, data, entropy: float) -> None:
+    samples = data.columns("train", model.hparams.max_position_embeddings)
+    step = data.batch_size * trainer.accumulate_grad_batches
+    parameters = sum(p.numel() for p in model.parameters())
+    cli.say(
+        f"training {parameters:,} parameters on {len(samples):,} samples of {len(samples.ids) / len(samples):.1f} "
+        f"tokens, {step:,} samples an optimizer step, {math.ceil(len(samples) / step):,} steps an epoch, "
+        f"in {trainer.log_dir}"
+    )
+    cli.say(f"unigram entropy of the training tokens: {entropy:.3f} nats; an MLM loss below it has learned context")
+
+
+def report_end(trainer, entropy: float, started: float) -> None:
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    if "val_mlm_loss" in metrics:
+        cli.say(
+            f"validation: loss {metrics['val_loss']:.4f}, MLM loss {metrics['val_mlm_loss']:.4f} (unigram entropy "
+            f"{entropy:.3f}), NSP accuracy {metrics['val_nsp_accuracy']:.4f}"
+        )
+    best = getattr(trainer.checkpoint_callback, "best_model_path", "")
+    cli.say(
+        f"trained {trainer.global_step:,} optimizer steps in {time.time() - started:.0f} s, "
+        f"best checkpoint: {best or '-'}"
+    )
+
+
+def main(arguments: list[str]) -> None:
+    started = time.time()
+    from bert_ja import training
+    from bert_ja.dataset import unigram_entropy
+
+    training.quiet_start()
+    command = training.TrainingCLI(arguments)
+    trainer, model, data = command.trainer, command.model, command.datamodule
+    positions = model.hparams.max_position_embeddings
+    for part in ("train", "valid"):
+        data.require(part, positions)
+    entropy = unigram_entropy(data.columns("train", positions), data.vocabulary)
+    data.columns("valid", positions)
+    model.provenance = training.data_facts(data) | {
+        "unigram_entropy": entropy,
+        "settings": training.settings(command.config, trainer),
+    }
+    report_start(trainer, model, data, entropy)
+    with training.one_line_failures():
+        trainer.fit(model, datamodule=data)
+    report_end(trainer, entropy, started)
+
+
+if __name__ == "__main__":
+    with cli.one_line_errors("trainer.py"):
+        main(sys.argv[1:])
