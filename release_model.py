@@ -1,0 +1,232 @@
+"""Stage 8: an exported model to a release folder: model files, model card (README.md), CHANGELOG.md.
+
+Reads model/ (of export_model.py and convert_tokenizer.py) and the result of test.py, both with their records; writes
+release/NAME/, which holds no path and no name of this machine, after loading it once:
+
+    python3 release_model.py --name bert-base-ja --test_result test_result.json
+"""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+from bert_ja import cli, files, model_card, tokenization
+
+NAME = re.compile(r"(?!.*(--|\.\.))(?![-.])[A-Za-z0-9._-]{1,96}(?<![-.])(?<!\.git)", re.ASCII)
+LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*", re.ASCII)
+NEEDED = ("model.safetensors", "config.json", *tokenization.FOLDER_FILES)
+CARD, CHANGELOG = "README.md", "CHANGELOG.md"
+TOKENIZER_RECORD = "tokenizer.meta.json"
+WITHOUT_RESULT = "--test_result none"
+
+
+def short(sha256: str | None) -> str:
+    return f"sha256 {str(sha256)[:12]}"
+
+
+def check(model: Path, release: Path, name: str, license: str) -> None:
+    """Refuse what cannot work, before anything is read."""
+    cli.require(
+        {
+            "--name must be a repository name of the Hub without the account (letters, digits, -, _ and ., at most 96; "
+            f"no -- or .., no - or . at an end, no .git), got {name!r}": NAME.fullmatch(name) is not None,
+            "--license must be a licence as the Hub abbreviates it, such as cc-by-sa-4.0, apache-2.0 or other, "
+            f"got {license!r}": LICENSE.fullmatch(license) is not None,
+        }
+    )
+    if not model.is_dir():
+        raise cli.StageError(f"{model} is not a folder: run export_model.py first, or pass --model_dir")
+    if release.resolve().is_relative_to(model.resolve()) or model.resolve().is_relative_to(release.resolve()):
+        raise cli.StageError(f"{release} and {model} must be two folders: name another --release_dir")
+    files.require_replaceable(release)
+
+
+def require_unedited(release: Path, changelog: Path | None) -> None:
+    """Refuse to replace a card or changelog that somebody has edited since; one passed with --changelog is kept."""
+    record = files.read_record(release) or {}
+    for file in record.get("outputs", []):
+        path = release / file["name"]
+        passed = changelog is not None and changelog.resolve() == path.resolve()
+        if file["name"] in (CARD, CHANGELOG) and path.is_file() and not passed and files.sha256(path) != file["sha256"]:
+            hint = f", or pass --changelog {path}" if file["name"] == CHANGELOG else ""
+            raise cli.StageError(f"{path} was edited, and the edit would be lost: move it away first{hint}")
+
+
+def require_unchanged(folder: Path, record: dict) -> None:
+    """Refuse a folder with a file that is no longer what its stage wrote."""
+    stage = record["stage"]
+    for file in record["outputs"]:
+        path = folder / file["name"]
+        found = files.sha256(path) if path.is_file() else None
+        if found != file["sha256"]:
+            raise cli.StageError(
+                f"{path} is not the file that {stage} wrote ({short(found) if found else 'missing'}, its record says "
+                f"{short(file['sha256'])}): run {stage} again"
+            )
+
+
+def read_model(folder: Path) -> tuple[dict, dict]:
+    """The records of export_model.py and convert_tokenizer.py, after checking every file that they name."""
+    model = files.require_record(folder, "export_model.py")
+    tokenizer = files.read_record(folder, TOKENIZER_RECORD)
+    if tokenizer is None:
+        raise cli.StageError(
+            f"{folder} has no {TOKENIZER_RECORD}, so its tokenizer is not verified: run convert_tokenizer.py "
+            f"--spm_model output/spm/sp.model --output_dir {folder} first"
+        )
+    ours, trained = tokenizer["tokenizer"]["sha256"], model["tokenizer"]["sha256"]
+    if ours != trained:
+        raise cli.StageError(
+            f"the tokenizer of {folder} ({short(ours)}) is not the one that its model was trained with "
+            f"({short(trained)}): run convert_tokenizer.py with the sp.model of that run"
+        )
+    for record in (model, tokenizer):
+        require_unchanged(folder, record)
+    named = {file["name"] for record in (model, tokenizer) for file in record["outputs"]}
+    if missing := [name for name in NEEDED if name not in named]:
+        raise cli.StageError(f"{folder} has no {missing[0]} in its records: run export_model.py again")
+    for path in sorted(folder.iterdir()):
+        if path.name not in named and not path.name.endswith("meta.json"):
+            cli.say(f"left out, no record names it: {path}")
+    return model, tokenizer
+
+
+def read_test(test_result: str, model: dict, folder: Path) -> tuple[dict, dict]:
+    """The result of test.py and its record, if they belong to the checkpoint that was exported."""
+    again = f"make it with test.py --ckpt_path ... > {test_result}, or pass {WITHOUT_RESULT}"
+    path = files.require_file(test_result, again)
+    record = files.require_record(path, "test.py", WITHOUT_RESULT)
+    found, said = files.sha256(path), record["outputs"][0]["sha256"]
+    if found != said:
+        raise cli.StageError(
+            f"{path} was changed after test.py wrote it ({short(found)}, its record says {short(said)}): {again}"
+        )
+    try:
+        result = model_card.parse_result(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise cli.StageError(f"{path} is not a result of test.py ({error}): {again}") from None
+    tested, exported = record["inputs"][0]["sha256"], model["inputs"][0]["sha256"]
+    if tested != exported:
+        raise cli.StageError(
+            f"{path} measures another checkpoint ({short(tested)}) than the one in {folder} ({short(exported)}): run "
+            f"test.py with that one, or pass {WITHOUT_RESULT}"
+        )
+    return result, record
+
+
+def read_changelog(changelog: str | None) -> bytes | None:
+    """The bytes of the user's own changelog."""
+    if changelog is None:
+        return None
+    return files.require_text(changelog, "name a text with --changelog, or leave it out").read_bytes()
+
+
+def require_loads(folder: Path, model_dir: Path) -> None:
+    """Load a folder as its users will, and fill one mask."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+        model, loading = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
+    except Exception as error:  # transformers raises whatever its parsers raise
+        reason = str(error).strip().split("\n")[0][:200]
+        raise cli.StageError(f"{model_dir} does not load as a model ({reason}): run export_model.py again") from None
+    with torch.no_grad():
+        logits = model.eval()(**tokenizer(model_card.PROMPT, return_tensors="pt")).logits
+    wrong = {
+        f"it lacks weights, {min(loading['missing_keys'], default='')} first": bool(loading["missing_keys"]),
+        f"{len(tokenizer):,} pieces, {model.config.vocab_size:,} embeddings": len(tokenizer) != model.config.vocab_size,
+        "its predictions are not finite": not bool(logits.isfinite().all()),
+    }
+    if reasons := [reason for reason, holds in wrong.items() if holds]:
+        raise cli.StageError(f"{model_dir} cannot be released ({'; '.join(reasons)}): export another checkpoint")
+
+
+def write_release(folder: Path, source: Path, facts: model_card.Facts, changelog: bytes | None) -> None:
+    """Copy the files that the records name, prove that they load, and write card and changelog."""
+    for name in sorted({file["name"] for record in (facts.model, facts.tokenizer) for file in record["outputs"]}):
+        shutil.copyfile(source / name, folder / name)
+    require_loads(folder, source)
+    files.write_bytes(folder / CARD, model_card.model_card(facts).encode())
+    files.write_bytes(folder / CHANGELOG, changelog or model_card.changelog(facts).encode())
+
+
+def release_record(facts: model_card.Facts, outputs: list[dict]) -> dict:
+    """The record of a release: the records that it comes from, and nothing of this machine (no field `run`)."""
+    records = [record for record in (facts.model, facts.tokenizer, facts.test_record) if record]
+    return {
+        "stage": "release_model.py",
+        "options": {"name": facts.name, "license": facts.license},
+        "versions": files.versions("huggingface_hub", "transformers", "torch"),
+        "inputs": list({file["name"]: file for record in records for file in record["outputs"]}.values()),
+        "outputs": outputs,
+        "tokenizer": facts.model["tokenizer"],
+        "result": facts.test,
+        "records": {record["stage"]: record for record in records},
+    }
+
+
+def say_doubts(facts: model_card.Facts, records: list[dict | None]) -> None:
+    """Name on stderr what the card leaves out."""
+    for text in dict.fromkeys(text for record in records for text in model_card.strings(record)):
+        if model_card.has_path(text):
+            cli.say(f"warning: left out of the release, it names a path of this machine: {text!r}")
+    if unknown := facts.unknown():
+        cli.say(f"not known, and the card says so or leaves it out: {', '.join(unknown)}")
+    if not facts.corpus["license"]:
+        cli.say(f"warning: make sure that the training text may be used for a model under {facts.license}")
+
+
+def main(
+    model_dir: str = "model",
+    name: str = "bert-base-ja",
+    release_dir: str = "release",
+    test_result: str | None = "test_result.json",
+    license: str = "cc-by-sa-4.0",
+    changelog: str | None = None,
+) -> None:
+    """Make the folder of a release: model files, model card and changelog.
+
+    Args:
+        model_dir: Folder of export_model.py, its tokenizer verified by convert_tokenizer.py.
+        name: Name of the model: of its folder, of its repository on the Hub, and in the card.
+        release_dir: Folder in which the folder NAME is made; an earlier release there is replaced.
+        test_result: What test.py printed for the exported checkpoint, with its record beside it; none releases
+            without results, and the card says that the model was not evaluated.
+        license: Licence of the model, as the Hub abbreviates it; that of the training text comes from its record.
+        changelog: Your own changelog of the model, Markdown; when not given, one with a first entry is written.
+    """
+    source, release = Path(model_dir), Path(release_dir) / name
+    check(source, release, name, license)
+    model, tokenizer = read_model(source)
+    result, test = read_test(test_result, model, source) if test_result else (None, None)
+    own_changelog = read_changelog(changelog)
+    require_unedited(release, Path(changelog) if changelog else None)
+    size = sum(file["size"] for file in model["outputs"])
+    files.require_space(release_dir, int(1.01 * size) + files.MEGABYTE, "the release")
+    facts = model_card.Facts(
+        name=name,
+        license=license,
+        model=model_card.public(model),
+        tokenizer=model_card.public(tokenizer),
+        config=json.loads((source / "config.json").read_text(encoding="utf-8")),
+        parameters=model_card.count_parameters(source / "model.safetensors"),
+        test=result,
+        test_record=model_card.public(test),
+    )
+    say_doubts(facts, [model, tokenizer, test])
+
+    with files.output_folder(release) as folder:
+        write_release(folder, source, facts, own_changelog)
+        outputs = files.describe_folder(folder)
+        files.write_record(folder, release_record(facts, outputs))
+    size = sum(file["size"] for file in outputs)
+    cli.say(f"wrote {len(outputs)} files, {size / files.MEGABYTE:,.1f} MB, to {release}, loaded them and filled a mask")
+
+
+if __name__ == "__main__":
+    cli.run(main)

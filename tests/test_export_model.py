@@ -1,0 +1,93 @@
+import json
+
+import pytest
+import torch
+from conftest import refusal, stage
+from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, pipeline
+
+from bert_ja import files, training
+from bert_ja.pretraining import BertPretraining
+
+EXPORTED = ["config.json", "meta.json", "model.safetensors", "spm.model", "tokenizer.json", "tokenizer.meta.json"]
+
+
+def test_the_folder_holds_a_model_and_its_tokenizer(model):
+    assert sorted(path.name for path in model.iterdir()) == [*EXPORTED, "tokenizer_config.json"]
+    config = json.loads((model / "config.json").read_text())
+    assert config["architectures"] == ["BertForMaskedLM"]
+    assert config["vocab_size"] == 3000
+    assert (config["pad_token_id"], config["bos_token_id"], config["eos_token_id"]) == (0, 2, 3)
+
+
+def test_weights_and_logits_are_those_of_the_checkpoint(model, run):
+    checkpoint = training.load_checkpoint(run / "checkpoints" / "last.ckpt")
+    options = {name: value for name, value in checkpoint["hyper_parameters"].items() if not name.startswith("_")}
+    trained = BertPretraining(**options)
+    trained.load_state_dict(checkpoint["state_dict"])
+    trained.model.set_attn_implementation("sdpa")
+    ids = torch.randint(5, 3000, (3, 40), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = trained.model.eval()(ids)
+        exported = BertForPreTraining.from_pretrained(model).eval()(ids)
+        masked_lm = AutoModelForMaskedLM.from_pretrained(model).eval()(ids)
+    assert torch.equal(exported.prediction_logits, expected.prediction_logits)
+    assert torch.equal(exported.seq_relationship_logits, expected.seq_relationship_logits)
+    assert torch.equal(masked_lm.logits, expected.prediction_logits)
+
+
+def test_a_pipeline_fills_masks(model):
+    predictions = pipeline("fill-mask", str(model))("日本の[MASK]は美しい。")
+    assert len(predictions) == 5
+    assert all(prediction["token"] >= 5 or prediction["token"] == 1 for prediction in predictions)
+    assert AutoTokenizer.from_pretrained(model).model_max_length == 512
+
+
+def test_exporting_again_replaces_the_folder_with_the_same_bytes(work, model, run, copy):
+    folder = copy("model")
+    before = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
+    stage(
+        "export_model.py", "--ckpt_path", run / "checkpoints" / "last.ckpt", "--output_dir", folder / "model", cwd=work
+    )
+    after = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
+    assert sorted(after) == [name for name in sorted(before) if name != "tokenizer.meta.json"]
+    assert all(after[name] == before[name] for name in after if name != "meta.json")
+    records = [json.loads(content["meta.json"]) for content in (before, after)]
+    assert [record.pop("run") is not None for record in records] == [True, True]
+    assert records[0] == records[1]
+
+
+def test_a_folder_with_foreign_files_is_left_alone(work, run, tmp_path):
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "thesis.txt").write_text("mine")
+    message = refusal("export_model.py", "--ckpt_path", run, "--output_dir", tmp_path / "model", cwd=work)
+    assert message == (
+        f"{tmp_path / 'model'} holds thesis.txt, which this stage did not write: move it away or name another folder"
+    )
+    assert (tmp_path / "model" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["data/train.jsonl", "data/train.txt"])
+def test_another_stages_file_is_no_checkpoint(work, run, tmp_path, name):
+    message = refusal("export_model.py", "--ckpt_path", name, "--output_dir", tmp_path / "model", cwd=work)
+    assert message.startswith(f"{name} cannot be read as a checkpoint")
+    assert not (tmp_path / "model").exists()
+
+
+def test_too_little_room_is_refused_before_the_work(work, run, disk):
+    small = disk(1_000_000)
+    last = run / "checkpoints" / "last.ckpt"
+    message = refusal("export_model.py", "--ckpt_path", last, "--output_dir", small / "model", cwd=work)
+    assert message.startswith(f"the exported model needs about 5 MB on the disk of {small}, but only 1 MB are free")
+
+
+def test_a_disk_that_fills_up_leaves_no_folder(work, run, disk):
+    small = disk(5_000_000)  # enough for the weights, not for the tokenizer behind them
+    last = run / "checkpoints" / "last.ckpt"
+    message = refusal("export_model.py", "--ckpt_path", last, "--output_dir", small / "model", cwd=work)
+    assert message.startswith("the disk is full")
+    assert list(small.iterdir()) == []
+
+
+def test_records_name_the_checkpoint(model, run):
+    record = files.require_record(model, "export_model.py")
+    assert record["inputs"] == [files.describe(run / "checkpoints" / "last.ckpt")]
