@@ -11,6 +11,7 @@ from pathlib import Path
 
 from bert_ja import cli, files, tokenization
 
+STAGE = "export_model.py"
 LARGEST_DIFFERENCE = 1e-5  # between logits of the checkpoint and of the exported folder
 
 
@@ -63,7 +64,7 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
 
     training.quiet_start()
     training.quiet_loading()
-    files.require_replaceable(output_dir)
+    files.require_replaceable(output_dir, STAGE)
     path = training.find_checkpoint(ckpt_path)
     checkpoint = training.load_checkpoint(path)
     arguments = ["--config", str(training.find_config(config, path)), "--trainer.callbacks=null"]
@@ -73,9 +74,9 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
     training.require_same_vocabulary(path, checkpoint, data.vocabulary)
     training.load_weights(module, path, checkpoint)
 
-    needed = sum(tensor.numel() * tensor.element_size() for tensor in module.model.state_dict().values())
-    files.require_space(Path(output_dir).absolute().parent, needed, "the exported model")
-    with training.one_line_failures(), files.output_folder(output_dir) as folder:
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+    files.require_space(Path(output_dir).absolute().parent, weights, "the exported model")
+    with training.one_line_failures(), files.output_folder(output_dir, STAGE) as folder:
         write_model(module.model, data.vocabulary, folder)
         write_tokenizer(Path(data.tokenizer_model), folder, module.hparams.max_position_embeddings)
         difference = largest_difference(module.model, folder, data.vocabulary)
@@ -85,7 +86,7 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
                 "allowed): nothing was written, please report this"
             )
         record = {
-            "stage": "export_model.py",
+            "stage": STAGE,
             "options": {},
             "versions": files.versions("torch", "transformers"),
             "inputs": [files.describe(path)],

@@ -7,12 +7,14 @@ Reads data/sample/ and configs/tiny.yaml; writes below quickstart/ only, with th
 
 import json
 import os
+import platform
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from bert_ja import cli, draws
+from bert_ja import cli, draws, files
 
 ROOT = Path(__file__).resolve().parent
 WORK = ROOT / "quickstart"
@@ -38,13 +40,28 @@ STAGES = (
 )
 
 
-def run_stage(command: str) -> None:
-    """Run one command as a user would type it, in quickstart/."""
+def run_stage(command: str) -> dict:
+    """Run one command as a user would type it, in quickstart/; what it cost."""
     cli.say(f"\n$ {command}")
-    command = command.replace("python3 ", shlex.quote(sys.executable) + " ", 1)
-    finished = subprocess.run(["bash", "-c", command], cwd=WORK, env={**os.environ, "PYTHON": sys.executable})
-    if finished.returncode:
-        raise cli.StageError(f"the command above ended with exit code {finished.returncode}")
+    started = time.time()
+    typed = command.replace("python3 ", shlex.quote(sys.executable) + " ", 1)
+    process = subprocess.Popen(["bash", "-c", typed], cwd=WORK, env={**os.environ, "PYTHON": sys.executable})
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise cli.StageError(f"the command above ended with exit code {process.returncode}")
+    return {
+        "command": command,
+        "seconds": round(time.time() - started, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "peak_megabytes": round(usage.ru_maxrss * 1024 / 1e6),
+    }
+
+
+def machine() -> dict:
+    """What the figures were measured on."""
+    models = [line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
+    return {"cpu": models[0] if models else platform.machine(), "cores": len(os.sched_getaffinity(0))}
 
 
 def hidden_words(tokenizer) -> list[tuple[list[int], int]]:
@@ -93,7 +110,7 @@ def report(folder: Path) -> None:
         f"mean rank of the hidden word in {SENTENCES} training sentences, of {after.config.vocab_size:,}: "
         f"{mean_rank(before, tokenizer, hidden):.0f} before training, {mean_rank(after, tokenizer, hidden):.0f} after"
     )
-    print("This model saw 55 articles for a minute: expect frequent words that fit the grammar, not knowledge.")
+    print("It saw a few dozen articles for a minute: expect frequent words that fit the grammar, not knowledge.")
     fill_mask = transformers.pipeline("fill-mask", model=after, tokenizer=tokenizer)
     for prompt in PROMPTS:
         print(prompt)
@@ -101,11 +118,16 @@ def report(folder: Path) -> None:
             print(f"{prediction['token_str']} {prediction['score']:.4f}")
 
 
-def main() -> None:
-    """Run every stage on the sample dump below quickstart/."""
+def main(costs_file: str | None = None) -> None:
+    """Run every stage on the sample dump below quickstart/.
+
+    Args:
+        costs_file: File to write what each stage cost: seconds, CPU seconds, peak memory of its largest process.
+    """
     WORK.mkdir(exist_ok=True)
-    for command in STAGES:
-        run_stage(command)
+    costs = [run_stage(command) for command in STAGES]
+    if costs_file is not None:
+        files.write_bytes(costs_file, (json.dumps({**machine(), "stages": costs}, indent=1) + "\n").encode())
     report(WORK / "release" / NAME)
 
 

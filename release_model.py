@@ -13,6 +13,7 @@ from pathlib import Path
 
 from bert_ja import cli, files, model_card, tokenization
 
+STAGE = "release_model.py"
 NAME = re.compile(r"(?!.*(--|\.\.))(?![-.])[A-Za-z0-9._-]{1,96}(?<![-.])(?<!\.git)", re.ASCII)
 LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*", re.ASCII)
 NEEDED = ("model.safetensors", "config.json", *tokenization.FOLDER_FILES)
@@ -39,7 +40,7 @@ def check(model: Path, release: Path, name: str, license: str) -> None:
         raise cli.StageError(f"{model} is not a folder: run export_model.py first, or pass --model_dir")
     if release.resolve().is_relative_to(model.resolve()) or model.resolve().is_relative_to(release.resolve()):
         raise cli.StageError(f"{release} and {model} must be two folders: name another --release_dir")
-    files.require_replaceable(release)
+    files.require_replaceable(release, STAGE)
 
 
 def require_unedited(release: Path, changelog: Path | None) -> None:
@@ -159,7 +160,7 @@ def release_record(facts: model_card.Facts, outputs: list[dict]) -> dict:
     """The record of a release: the records that it comes from, and nothing of this machine (no field `run`)."""
     records = [record for record in (facts.model, facts.tokenizer, facts.test_record) if record]
     return {
-        "stage": "release_model.py",
+        "stage": STAGE,
         "options": {"name": facts.name, "license": facts.license},
         "versions": files.versions("huggingface_hub", "transformers", "torch"),
         "inputs": list({file["name"]: file for record in records for file in record["outputs"]}.values()),
@@ -220,7 +221,7 @@ def main(
     )
     say_doubts(facts, [model, tokenizer, test])
 
-    with files.output_folder(release) as folder:
+    with files.output_folder(release, STAGE) as folder:
         write_release(folder, source, facts, own_changelog)
         outputs = files.describe_folder(folder)
         files.write_record(folder, release_record(facts, outputs))

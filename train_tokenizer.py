@@ -12,6 +12,7 @@ from pathlib import Path
 
 from bert_ja import cli, files, tokenization
 
+STAGE = "train_tokenizer.py"
 NAME_A_TEXT = "run get_jawiki.sh first, or pass --train_file with a text of one sentence a line"
 SMALLEST_VOCABULARY = len(tokenization.PIECES) + 2  # the special pieces, ▁ and one more
 PARITY_LINES = 10_000  # of the text; the adversarial ones come on top
@@ -42,8 +43,8 @@ def check(
     if not text.is_file():
         raise cli.StageError(f"{text} is not a regular file, and the text is read twice: save it to a file first")
     files.require_text(text, NAME_A_TEXT)
-    files.require_replaceable(spm_folder)
-    files.require_replaceable(model_folder)
+    files.require_replaceable(spm_folder, STAGE)
+    files.require_replaceable(model_folder, STAGE)
     return text, spm_folder, model_folder
 
 
@@ -103,14 +104,17 @@ def main(
     drawn = tokenization.draw_lines(text, lines.eligible, size, seed, "sentencepiece")
     model = tokenization.train_sentencepiece(drawn, vocab_size, character_coverage)
 
-    with files.output_folder(model_folder) as model_partial, files.output_folder(spm_folder) as spm_partial:
+    with (
+        files.output_folder(model_folder, STAGE) as model_partial,
+        files.output_folder(spm_folder, STAGE) as spm_partial,
+    ):
         files.write_bytes(spm_partial / "sp.model", model)
         files.write_bytes(spm_partial / "sp.vocab", tokenization.vocab_text(model).encode())
         tokenization.write_tokenizer_folder(model, model_partial)
         sample = tokenization.draw_lines(text, lines.eligible, PARITY_LINES, seed, "parity")
         parity = verify(model_partial, text, sample, model)
         record = {
-            "stage": "train_tokenizer.py",
+            "stage": STAGE,
             "options": {
                 "input_sentence_size": input_sentence_size,
                 "vocab_size": vocab_size,

@@ -11,10 +11,11 @@ from bert_ja import files
 
 
 class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
-    """Lightning's ModelCheckpoint, but a step's checkpoint waits for that step's validation.
+    """Lightning's ModelCheckpoint, but a step's checkpoint waits for the next validation.
 
     With `monitor: val_loss` and `every_n_train_steps`, Lightning saves before the validation of the step, under the
-    val_loss of an earlier one. Here a validation at a step that `every_n_train_steps` divides saves; others do not.
+    val_loss of an earlier one. Here the first validation at or behind each multiple of `every_n_train_steps` saves.
+    (Validation counts batches from the beginning of an epoch, so that the two meet exactly in the first one only.)
     """
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
@@ -24,10 +25,15 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
     def on_validation_end(self, trainer, pl_module) -> None:
         if self.monitor is None or self._every_n_train_steps < 1:
             super().on_validation_end(trainer, pl_module)
-        elif trainer.global_step % self._every_n_train_steps == 0 and not self._should_skip_saving_checkpoint(trainer):
+        elif self._multiples(trainer.global_step) > self._multiples(self._last_global_step_saved) and (
+            not self._should_skip_saving_checkpoint(trainer)
+        ):
             candidates = self._monitor_candidates(trainer)
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
+
+    def _multiples(self, step: int) -> int:
+        return step // self._every_n_train_steps
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -19,7 +19,7 @@ for _name, _value in {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
-    "OMP_WAIT_POLICY": "passive",  # with other work on the machine, spinning threads made a step twice as slow
+    "GOMP_SPINCOUNT": "10000",  # of libgomp's 300,000: beside other work, long spinning made a step twice as slow
 }.items():
     os.environ.setdefault(_name, _value)
 

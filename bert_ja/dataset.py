@@ -116,7 +116,7 @@ def _columns_key(path: Path, record: dict | None) -> dict:
 def build_columns(path: Path, folder: Path, key: dict) -> None:
     """Parse a JSONL file into column files in `folder`, whole or not at all."""
     with contextlib.ExitStack() as stack:
-        partial = stack.enter_context(files.output_folder(folder))
+        partial = stack.enter_context(files.output_folder(folder, "dataset"))
         progress = stack.enter_context(
             tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=1)
         )

@@ -43,7 +43,7 @@ def integers(stream: np.uint64 | np.ndarray, index: np.ndarray, high: int | np.n
     return np.floor(uniform(stream, index) * high).astype(np.int64)
 
 
-def permutation(stream: np.uint64, index: np.ndarray, size: int, rounds: int = 4) -> np.ndarray:
+def permutation(stream: np.uint64, index: np.ndarray, size: int, rounds: int = 6) -> np.ndarray:
     """Where a permutation of range(size) sends each index, without ever holding the permutation.
 
     A Feistel network on the smallest even number of bits that holds `size`, walked until it lands inside

@@ -251,13 +251,13 @@ def standard_output(may_append: bool = False) -> Iterator[Output]:
 
 
 @contextlib.contextmanager
-def output_folder(path: Path | str) -> Iterator[Path]:
+def output_folder(path: Path | str, stage: str) -> Iterator[Path]:
     """A new folder, filled under its partial name and put into place once complete.
 
-    An earlier folder is replaced only when every file in it is ours: named in a record there, or a record.
+    An earlier folder is replaced only when `stage` wrote it and every file in it is named in a record there.
     """
     path = Path(path)
-    require_replaceable(path)
+    require_replaceable(path, stage)
     partial = partial_path(path)
     left = partial.exists()
     lock = _open_locked_folder(partial, path)
@@ -301,13 +301,16 @@ def work_folder(output: Path | None) -> Iterator[Path]:
         os.close(lock)
 
 
-def require_replaceable(folder: Path | str) -> None:
-    """Refuse to replace a folder that holds anything which no record in it names."""
+def require_replaceable(folder: Path | str, stage: str) -> None:
+    """Refuse to replace a folder of another stage, or one that holds anything which no record in it names."""
     folder = Path(folder)
     if not folder.exists():
         return
     if not folder.is_dir():
         raise StageError(f"{folder} is a file, the name of a folder to write is needed")
+    written_by = (read_record(folder) or {}).get("stage", stage)
+    if written_by != stage:
+        raise StageError(f"{folder} was written by {written_by}: name another folder")
     ours = {file["name"] for record in folder.glob("*meta.json") for file in _parse_record(record).get("outputs", [])}
     others = sorted(f.name for f in folder.iterdir() if f.name not in ours and not f.name.endswith("meta.json"))
     if others:

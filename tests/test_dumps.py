@@ -343,7 +343,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         self.server.log.append((self.path, wanted))
         agent = self.headers.get("User-Agent", "")
-        if "http" not in agent or agent.startswith("Python-urllib"):
+        if not agent.startswith("bert-ja/"):
             return self.send_error(403, "Set a user agent")
         data = self.server.contents.get(self.path)
         if data is None:

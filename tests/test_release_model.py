@@ -104,7 +104,7 @@ def built(tmp_path_factory) -> Path:
     vocabulary = tokenization.vocabulary(folder / "sp.model")
     shape = {name: OPTIONS[name] for name in list(OPTIONS)[1:6]} | {"vocab_size": vocabulary.size}
     torch.manual_seed(0)
-    with files.output_folder(folder / "model") as model:
+    with files.output_folder(folder / "model", "export_model.py") as model:
         export_model.write_model(BertForPreTraining(BertConfig(**shape)), vocabulary, model)
         tokenization.write_tokenizer_folder((folder / "sp.model").read_bytes(), model, 32)
         training = {"tokenizer": vocabulary.facts(), "samples": {}, "counts": COUNTS, "corpus": CORPUS}

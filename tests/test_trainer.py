@@ -97,6 +97,20 @@ def test_validation_runs_and_saves_at_the_steps_asked_for(work, samples, tmp_pat
     assert names == ["last.ckpt", *(f"step={step}-val_loss={measured[step]:.6f}.ckpt" for step in (4, 8))]
 
 
+def test_checkpoints_go_on_in_the_second_epoch_whose_length_the_interval_does_not_divide(work, samples, tmp_path):
+    """5 batches an epoch, validation and checkpoint every 2: steps 2, 4, then 5 + 2 and 5 + 4."""
+    config = yaml.safe_load(CONFIG.read_text())
+    config["trainer"] |= {"max_epochs": 2, "limit_train_batches": 5, "val_check_interval": 2, "limit_val_batches": 1}
+    config["trainer"]["check_val_every_n_epoch"] = 1
+    arguments = {"monitor": "val_loss", "save_top_k": -1, "every_n_train_steps": 2, "filename": "{step}"}
+    config["trainer"]["callbacks"] = [{"class_path": "bert_ja.callbacks.ModelCheckpoint", "init_args": arguments}]
+    config["model"]["num_warmup_steps"] = 1
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    stage("trainer.py", "--config", tmp_path / "config.yaml", "--trainer.default_root_dir", tmp_path, cwd=work)
+    run = tmp_path / "lightning_logs" / "version_0"
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == [f"step={n}.ckpt" for n in (2, 4, 7, 9)]
+
+
 def test_the_published_command_line_refuses_in_one_line(tmp_path):
     (tmp_path / "config.yaml").write_text("trainer:\n  gpus: 1\n")
     assert refusal("trainer.py", "--config", "config.yaml", cwd=tmp_path) == (

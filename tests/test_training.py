@@ -279,7 +279,10 @@ def test_two_devices_are_refused(here):
 def test_a_full_disk_during_training_is_one_sentence_and_leaves_no_half_checkpoint(here, disk):
     """A checkpoint of this model is 10 MB, the disk has 4."""
     small = disk(4_000_000)
-    steps = ("--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1, "--trainer.default_root_dir", small)
+    steps = (
+        *("--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1, "--trainer.limit_train_batches", 2),
+        *("--model.num_warmup_steps", 1, "--trainer.default_root_dir", small),
+    )
     ended = stage("trainer.py", "--config", CONFIG, *steps, cwd=here, check=False)
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1].startswith("trainer.py: error: the disk is full")

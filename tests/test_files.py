@@ -1,0 +1,528 @@
+"""Files between stages: whole or absent, one writer at a time, and the records that later stages trust."""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from conftest import ROOT
+
+from bert_ja import files
+from bert_ja.cli import StageError
+
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+HASH = hashlib.sha256(b"new\n").hexdigest()
+
+
+def names(folder) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+def start(program: str, cwd, **options) -> subprocess.Popen:
+    """A process that runs `program` after the imports; it says `ready` when it has come so far."""
+    lines = "import os, sys, time\nfrom pathlib import Path\nfrom bert_ja import cli, files\n"
+    lines += "def ready():\n    print('ready', file=sys.stderr, flush=True)\n    time.sleep(60)\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", lines + program], cwd=cwd, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True, **options
+    )
+    return process
+
+
+def until_ready(process: subprocess.Popen) -> None:
+    assert process.stderr.readline() == "ready\n"
+
+
+def kill(process: subprocess.Popen) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+# A file
+
+
+def test_an_output_appears_whole_with_its_size_and_hash(tmp_path):
+    path = tmp_path / "deep" / "a.txt"
+    with files.output(path) as out:
+        out.write(b"ne")
+        assert not path.exists()
+        out.write(b"w\n")
+    assert path.read_bytes() == b"new\n"
+    assert out.describe() == {"name": "a.txt", "size": 4, "sha256": HASH} == files.describe(path)
+    assert names(path.parent) == ["a.txt"]
+
+
+def test_an_error_in_the_middle_leaves_what_was_there_before(tmp_path):
+    path = tmp_path / "a.txt"
+    for before in (None, b"old\n"):
+        if before:
+            path.write_bytes(before)
+            files.write_record(path, {"stage": "x"})
+        here = names(tmp_path)
+        with pytest.raises(KeyError), files.output(path) as out:
+            out.write(b"new\n")
+            raise KeyError
+        assert names(tmp_path) == here
+    assert path.read_bytes() == b"old\n"
+    assert files.read_record(path) == {"stage": "x"}
+
+
+def test_a_new_output_takes_the_old_record_away(tmp_path):
+    path = tmp_path / "a.txt"
+    files.write_bytes(path, b"old\n")
+    files.write_record(path, {"stage": "x"})
+    files.write_bytes(path, b"new\n")
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_kill_9_in_the_middle_leaves_the_old_file_and_the_next_run_starts_over(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    files.write_bytes(path, b"old\n")
+    process = start("with files.output('a.txt') as out:\n    out.write(b'half'); out.flush(); ready()", tmp_path)
+    until_ready(process)
+    kill(process)
+    assert path.read_bytes() == b"old\n"
+    assert names(tmp_path) == [".a.txt.partial", "a.txt"]
+    capsys.readouterr()
+    with files.output(path) as out:
+        out.write(b"new\n")
+    assert path.read_bytes() == b"new\n"
+    assert names(tmp_path) == ["a.txt"]
+    assert capsys.readouterr().err == f"{path}: an earlier run did not finish, starting over\n"
+
+
+def test_a_second_run_at_the_same_time_is_refused_and_the_first_goes_on(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    with files.output(path) as out:
+        out.write(b"ne")
+        with pytest.raises(StageError, match="another run is writing .*a.txt now: wait for it, or end it first"):
+            files.write_bytes(path, b"other")
+        out.write(b"w\n")
+    assert path.read_bytes() == b"new\n"
+    assert names(tmp_path) == ["a.txt"]
+    assert capsys.readouterr().err == ""
+
+
+def test_many_runs_at_once_leave_one_whole_file(tmp_path):
+    path, ends = tmp_path / "a.txt", []
+
+    def write(number: int) -> None:
+        try:
+            files.write_bytes(path, b"%d" % number * 100_000)
+            ends.append("written")
+        except StageError:
+            ends.append("refused")
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ends) == 8
+    assert "written" in ends
+    assert path.read_bytes() in [b"%d" % number * 100_000 for number in range(8)]
+    assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path):
+    with pytest.raises(StageError, match="is a folder, the name of a file to write is needed"):
+        files.write_bytes(tmp_path, b"")
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 256 KB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_full_disk_leaves_the_old_file_only(small_disk):
+    path = small_disk / "a.txt"
+    files.write_bytes(path, b"old\n")
+    with pytest.raises(OSError) as error, files.output(path) as out:
+        for _ in range(100):
+            out.write(b"x" * 10_000)
+    assert error.value.errno == errno.ENOSPC
+    assert names(small_disk) == ["a.txt"]
+    assert path.read_bytes() == b"old\n"
+
+
+def test_a_full_disk_leaves_no_folder(small_disk):
+    with pytest.raises(OSError) as error, files.output_folder(small_disk / "model", "x") as folder:
+        (folder / "a").write_bytes(b"x" * 1_000_000)
+    assert error.value.errno == errno.ENOSPC
+    assert names(small_disk) == []
+
+
+def test_a_full_disk_empties_the_file_behind_standard_output(small_disk):
+    body = "with cli.one_line_errors('stage.py'), files.standard_output() as out:\n"
+    body += "    for _ in range(100): out.write(b'x' * 10_000)"
+    with open(small_disk / "a.jsonl", "wb") as file:
+        process = start(body, small_disk, stdout=file)
+        talk = process.communicate()[1]
+    assert process.returncode == 2
+    assert talk == "stage.py: error: the disk is full: free some space and run the same command again\n"
+    assert (small_disk / "a.jsonl").stat().st_size == 0
+
+
+def test_too_little_room_is_said_before_the_work(tmp_path):
+    files.require_space(tmp_path / "not" / "yet", 1000, "this stage")
+    with pytest.raises(StageError) as error:
+        files.require_space(tmp_path / "not" / "yet", 10**18, "this stage")
+    said = str(error.value)
+    assert said.startswith(f"this stage needs about 1,000,000,000,000 MB on the disk of {tmp_path}, but only ")
+    assert said.endswith(" MB are free: free some space or write elsewhere")
+
+
+# A folder
+
+
+def fill(folder, **contents: bytes) -> None:
+    """A finished folder as a stage leaves it."""
+    with files.output_folder(folder, "x") as partial:
+        for name, content in contents.items():
+            files.write_bytes(partial / name, content)
+        files.write_record(partial, {"stage": "x", "outputs": files.describe_folder(partial)})
+
+
+def test_a_folder_appears_whole_and_replaces_an_older_one_of_ours(tmp_path):
+    model = tmp_path / "output" / "model"
+    fill(model, a=b"old", b=b"old")
+    fill(model, a=b"new\n")
+    assert names(model) == ["a", "meta.json"]
+    assert files.read_record(model) == {"stage": "x", "outputs": [{"name": "a", "size": 4, "sha256": HASH}]}
+    assert names(model.parent) == ["model"]
+
+
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "model").mkdir()
+    fill(tmp_path / "model", a=b"")
+    assert names(tmp_path / "model") == ["a", "meta.json"]
+
+
+def test_a_folder_of_another_stage_is_never_replaced(tmp_path):
+    with files.output_folder(tmp_path / "model", "export_model.py") as partial:
+        files.write_record(partial, {"stage": "export_model.py", "outputs": []})
+    with pytest.raises(StageError, match="was written by export_model.py: name another folder"):
+        files.require_replaceable(tmp_path / "model", "train_tokenizer.py")
+
+
+def test_a_folder_that_holds_anything_else_is_never_replaced(tmp_path):
+    model = tmp_path / "model"
+    fill(model, a=b"old")
+    (model / "notes.txt").write_text("mine")
+    with pytest.raises(StageError, match="model holds notes.txt, which this stage did not write: move it away or name"):
+        fill(model, a=b"new\n")
+    (model / "notes.txt").unlink()
+    (model / "folder").mkdir()
+    with pytest.raises(StageError, match="model holds folder, which this stage did not write"):
+        fill(model, a=b"new\n")
+    assert (model / "a").read_bytes() == b"old"
+    assert names(tmp_path) == ["model"]
+
+
+def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
+    (tmp_path / "model").write_text("mine")
+    with pytest.raises(StageError, match="model is a file, the name of a folder to write is needed"):
+        fill(tmp_path / "model", a=b"new\n")
+    assert names(tmp_path) == ["model"]
+
+
+def test_an_error_in_a_folder_leaves_the_old_one(tmp_path):
+    model = tmp_path / "model"
+    fill(model, a=b"old")
+    with pytest.raises(KeyError), files.output_folder(model, "x") as partial:
+        (partial / "a").write_bytes(b"new\n")
+        raise KeyError
+    assert names(tmp_path) == ["model"]
+    assert (model / "a").read_bytes() == b"old"
+
+
+def test_kill_9_leaves_the_old_folder_and_the_next_run_starts_over(tmp_path, capsys):
+    model = tmp_path / "model"
+    fill(model, a=b"old")
+    body = "with files.output_folder('model', 'x') as folder:\n    (folder / 'b').write_bytes(b'half'); ready()"
+    process = start(body, tmp_path)
+    until_ready(process)
+    kill(process)
+    assert (model / "a").read_bytes() == b"old"
+    capsys.readouterr()
+    fill(model, a=b"new\n")
+    assert names(tmp_path) == ["model"]
+    assert names(model) == ["a", "meta.json"]
+    assert capsys.readouterr().err == f"{model}: an earlier run did not finish, starting over\n"
+
+
+def test_a_second_run_never_touches_the_folder_that_another_fills(tmp_path, capsys):
+    model = tmp_path / "model"
+    with files.output_folder(model, "x") as partial:
+        (partial / "a").write_bytes(b"new\n")
+        with pytest.raises(StageError, match="another run is writing .*model now: wait for it, or end it first"):
+            fill(model, a=b"other")
+    assert (model / "a").read_bytes() == b"new\n"
+    assert names(tmp_path) == ["model"]
+    assert capsys.readouterr().err == ""
+
+
+# A folder of intermediate files
+
+
+def test_a_work_folder_is_gone_afterwards_with_and_without_an_error(tmp_path):
+    with files.work_folder(tmp_path / "a.jsonl") as folder:
+        (folder / "ids").write_bytes(b"1")
+        assert names(tmp_path) == [".a.jsonl.work"]
+    assert names(tmp_path) == []
+    with pytest.raises(KeyError), files.work_folder(tmp_path / "a.jsonl") as folder:
+        (folder / "ids").write_bytes(b"1")
+        raise KeyError
+    assert names(tmp_path) == []
+
+
+def test_a_work_folder_of_a_pipe_lies_with_the_systems_temporary_files(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with files.work_folder(None) as folder:
+        assert folder.parent == tmp_path
+    assert names(tmp_path) == []
+
+
+def test_a_work_folder_is_emptied_of_what_a_killed_run_left(tmp_path):
+    body = "with files.work_folder(Path('a.jsonl')) as folder:\n"
+    process = start(body + "    (folder / 'ids').write_bytes(b'half'); (folder / 'sub').mkdir(); ready()", tmp_path)
+    until_ready(process)
+    with (
+        pytest.raises(StageError, match="another run is writing .*a.jsonl now"),
+        files.work_folder(tmp_path / "a.jsonl"),
+    ):
+        pass
+    kill(process)
+    assert names(tmp_path / ".a.jsonl.work") == ["ids", "sub"]
+    with files.work_folder(tmp_path / "a.jsonl") as folder:
+        assert names(folder) == []
+    assert names(tmp_path) == []
+
+
+# Standard output
+
+WRITE = """
+with cli.one_line_errors("stage.py"):
+    with files.standard_output() as out:
+        out.write(b"new\\n")
+    if out.path is not None:
+        files.write_record(out.path, {"outputs": [out.describe()]})
+"""
+
+
+def test_standard_output_into_a_file_gets_its_record_beside_it(tmp_path):
+    path = tmp_path / "a.jsonl"
+    files.write_bytes(path, b"old\n")
+    files.write_record(path, {"stage": "x"})
+    with open(path, "wb") as file:
+        process = start(WRITE, tmp_path, stdout=file)
+        assert process.communicate()[1] == ""
+    assert process.returncode == 0
+    assert path.read_bytes() == b"new\n"
+    assert names(tmp_path) == ["a.jsonl", "a.jsonl.meta.json"]
+    assert files.read_record(path) == {"outputs": [{"name": "a.jsonl", "size": 4, "sha256": HASH}]}
+
+
+def test_the_old_record_is_gone_before_the_first_byte_of_the_new_file(tmp_path):
+    path = tmp_path / "a.jsonl"
+    files.write_bytes(path, b"old\n")
+    files.write_record(path, {"stage": "x"})
+    with open(path, "wb") as file:
+        process = start(
+            "with files.standard_output() as out:\n    out.write(b'n'); out.flush(); ready()", tmp_path, stdout=file
+        )
+        until_ready(process)
+        kill(process)
+    assert names(tmp_path) == ["a.jsonl"]
+    assert path.read_bytes() == b"n"
+    with pytest.raises(
+        StageError, match=r"a.jsonl has no record \(a.jsonl.meta.json\), so it may be cut short: make it"
+    ):
+        files.require_record(path, "stage.py")
+
+
+def test_an_error_empties_the_file_behind_standard_output(tmp_path):
+    body = "with files.standard_output() as out:\n    out.write(b'half'); out.flush(); raise KeyError"
+    with open(tmp_path / "a.jsonl", "wb") as file:
+        start(body, tmp_path, stdout=file).communicate()
+    assert names(tmp_path) == ["a.jsonl"]
+    assert (tmp_path / "a.jsonl").read_bytes() == b""
+
+
+def test_appending_is_refused_and_loses_nothing(tmp_path):
+    path = tmp_path / "a.jsonl"
+    files.write_bytes(path, b"old\n")
+    files.write_record(path, {"stage": "x"})
+    with open(path, "ab") as file:
+        process = start(WRITE, tmp_path, stdout=file)
+        talk = process.communicate()[1]
+    assert process.returncode == 2
+    assert talk == f"stage.py: error: {path} already holds 4 bytes: write with > and not >>\n"
+    assert path.read_bytes() == b"old\n"
+    assert names(tmp_path) == ["a.jsonl", "a.jsonl.meta.json"]
+
+
+def test_a_pipe_gets_the_bytes_and_no_record(tmp_path):
+    process = start(WRITE, tmp_path, stdout=subprocess.PIPE)
+    assert process.communicate()[:2] == ("new\n", "")
+    assert process.returncode == 0
+    assert names(tmp_path) == []
+
+
+def test_a_device_gets_no_record(tmp_path):
+    process = start(WRITE, tmp_path, stdout=subprocess.DEVNULL)
+    assert process.communicate()[1] == ""
+    assert process.returncode == 0
+    assert names(tmp_path) == []
+
+
+# Inputs
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "a.txt is empty: NAME ANOTHER"),
+        (b"<mediawiki xmlns=", "a.txt is XML, text with one sentence a line is needed: NAME ANOTHER"),
+        (b'\n<?xml version="1.0"?>', "a.txt is XML, text with one sentence a line is needed: NAME ANOTHER"),
+        (b'{"input_ids": [2]}\n', "a.txt is JSON, text with one sentence a line is needed: NAME ANOTHER"),
+        ("茶".encode("cp932") * 9, "a.txt is not UTF-8 text (byte 0): NAME ANOTHER"),
+        (b"BZh91AY&SY\x00\xff\xfe\x80\x80\x80", "a.txt is not UTF-8 text (byte 11): NAME ANOTHER"),
+        (b"abc\0def\n", "a.txt is not text (it holds zero bytes): NAME ANOTHER"),
+    ],
+)
+def test_what_is_no_text_of_sentences_is_refused(content, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_bytes(content)
+    with pytest.raises(StageError) as error:
+        files.require_text("a.txt", "NAME ANOTHER")
+    assert str(error.value) == sentence
+
+
+def test_a_missing_text_or_a_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(StageError, match="^a.txt not found: NAME ANOTHER$"):
+        files.require_text("a.txt", "NAME ANOTHER")
+    (tmp_path / "a.txt").mkdir()
+    with pytest.raises(StageError, match="^a.txt is a folder, a file is needed: NAME ANOTHER$"):
+        files.require_text("a.txt", "NAME ANOTHER")
+
+
+@pytest.mark.parametrize("length", range(4090, 4100))
+def test_a_character_cut_by_the_end_of_the_block_is_text(length, tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"x" * (length % 4) + "茶𠮷".encode() * 700)
+    assert files.require_text(tmp_path / "a.txt", "") == tmp_path / "a.txt"
+
+
+# Records
+
+
+def finished(folder, content: bytes = b"new\n", stage: str = "prepare_train_data.py"):
+    path = folder / "a.jsonl"
+    files.write_bytes(path, content)
+    files.write_record(path, {"stage": stage, "outputs": [files.describe(path)]})
+    return path
+
+
+def test_a_record_stands_beside_a_file_and_inside_a_folder(tmp_path):
+    path = finished(tmp_path)
+    assert names(tmp_path) == ["a.jsonl", "a.jsonl.meta.json"]
+    record = {"stage": "prepare_train_data.py", "outputs": [{"name": "a.jsonl", "size": 4, "sha256": HASH}]}
+    assert files.require_record(path, "prepare_train_data.py") == record
+    assert json.loads((tmp_path / "a.jsonl.meta.json").read_text()) == record
+    files.write_record(tmp_path, {"stage": "y"})
+    files.write_record(tmp_path, {"stage": "z"}, "tokenizer.meta.json")
+    assert files.read_record(tmp_path) == {"stage": "y"}
+    assert files.read_record(tmp_path, "tokenizer.meta.json") == {"stage": "z"}
+    assert files.read_record(tmp_path / "b.jsonl") is None
+
+
+def refusal(path, **options) -> str:
+    with pytest.raises(StageError) as error:
+        files.require_record(path, "prepare_train_data.py", **options)
+    return str(error.value)
+
+
+def test_a_file_without_a_record_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(b"new\n")
+    assert refusal("a.jsonl", override="--data.ignore_records true") == (
+        "a.jsonl has no record (a.jsonl.meta.json), so it may be cut short: make it again with prepare_train_data.py, "
+        "or pass --data.ignore_records true"
+    )
+
+
+def test_a_file_of_another_size_than_its_record_says_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = finished(tmp_path, b"x" * 1234)
+    path.write_bytes(b"x" * 1000)
+    assert refusal("a.jsonl") == (
+        "a.jsonl has 1,000 bytes, its record says 1,234: make it again with prepare_train_data.py"
+    )
+
+
+def test_another_stages_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path, stage="extract_jawiki.py")
+    assert refusal("a.jsonl") == (
+        "a.jsonl was written by extract_jawiki.py, an output of prepare_train_data.py is needed"
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"a"', b"\xff", b"null"])
+def test_a_damaged_record_is_refused(content, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    finished(tmp_path)
+    (tmp_path / "a.jsonl.meta.json").write_bytes(content)
+    assert refusal("a.jsonl") == ("a.jsonl.meta.json is damaged (not a JSON object): run the stage that wrote it again")
+
+
+def test_a_folder_that_lost_a_file_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with files.output_folder("model", "x") as folder:
+        files.write_bytes(folder / "a", b"new\n")
+        files.write_record(folder, {"stage": "prepare_train_data.py", "outputs": files.describe_folder(folder)})
+    assert files.require_record("model", "prepare_train_data.py")["outputs"][0]["name"] == "a"
+    (tmp_path / "model" / "a").unlink()
+    assert refusal("model") == "model/a has 0 bytes, its record says 4: make it again with prepare_train_data.py"
+
+
+def test_the_origin_of_a_text_is_known_until_the_text_is_edited(tmp_path, capsys):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"new\n")
+    assert files.corpus_of(path) is None
+    files.write_record(path, {"outputs": [files.describe(path)], "corpus": {"licence": "CC BY-SA 4.0"}})
+    assert files.corpus_of(path) == {"licence": "CC BY-SA 4.0"}
+    assert capsys.readouterr().err == ""
+    path.write_bytes(b"newer\n")
+    assert files.corpus_of(path) is None
+    assert capsys.readouterr().err == (
+        f"warning: {path} was changed after its record was written: its origin and licence count as unknown\n"
+    )
+
+
+def test_a_lock_ends_with_its_process(tmp_path):
+    process = start("with files.output('a.txt') as out:\n    ready()", tmp_path)
+    until_ready(process)
+    with open(tmp_path / ".a.txt.partial", "rb") as file:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        kill(process)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,124 @@
+"""Every sentence of README.md that can be checked: commands run or parse, files exist, numbers stand in their file."""
+
+import inspect
+import json
+import re
+import shlex
+import subprocess
+
+import pytest
+from conftest import ROOT
+
+import trainer
+from bert_ja import cli
+from bert_ja.dataset import _parse
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^ *```sh\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
+COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
+REFERENCE = ROOT.parent / "shared" / "reference" / "train-bert-readme.md"
+BY_FIRE = ("train_tokenizer.py", "prepare_train_data.py", "test.py", "export_model.py", "convert_tokenizer.py")
+
+
+def parse_script(command: str) -> None:
+    """Fail unless the script's own command line accepts this command."""
+    words = shlex.split(command.partition(" >")[0])[1:]
+    script, arguments = words[0], words[1:]
+    if script == "trainer.py":
+        return parse_trainer(arguments)
+    module = {}
+    source = (ROOT / script).read_text(encoding="utf-8").replace("cli.run(main)", "pass")
+    exec(compile(source, script, "exec"), module)
+    cli.parse(module["main"], arguments, script)
+
+
+def parse_trainer(arguments: list[str]) -> None:
+    for name in arguments[1::2]:
+        assert name == "config.yaml" or (ROOT / name).is_file()
+    with pytest.raises(SystemExit) as ended:
+        trainer.main([*arguments, "--print_config"] if "config.yaml" not in arguments else ["--print_config"])
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize(
+    "command", [c for c in COMMANDS if c.startswith("python3 ") and not c.startswith("python3 -m")]
+)
+def test_every_python_command_is_accepted_by_its_script(command):
+    parse_script(command)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("make ")])
+def test_every_make_command_is_known(command):
+    target = shlex.split(command)[1]
+    planned = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True)
+    assert planned.returncode == 0, planned.stderr
+
+
+def test_no_other_command_stands_in_the_readme():
+    others = [c for c in COMMANDS if not c.startswith(("python3 ", "make "))]
+    assert others == ["bash get_jawiki.sh latest --contact you@example.org", "tensorboard --logdir lightning_logs"]
+
+
+@pytest.mark.skipif(not REFERENCE.exists(), reason="the published procedure is not on this machine")
+def test_every_command_of_the_published_procedure_is_accepted():
+    """But trainer.py --config config.yaml, whose keys have new names; test_training.py has its error."""
+    published = re.findall(
+        r"^\(container\)\$ (python3 \w+\.py .*)$", REFERENCE.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    scripts = [shlex.split(command)[1] for command in published]
+    assert set(scripts) == {"train_tokenizer.py", "prepare_train_data.py", "trainer.py", "test.py", "export_model.py"}
+    for command in published:
+        parse_script(command.replace(" >", " > "))
+
+
+def test_the_default_paths_are_the_published_ones():
+    expected = {
+        "train_tokenizer.py": {"spm_model_dir": "output/spm", "model_dir": "output/model", "vocab_size": 32000},
+        "prepare_train_data.py": {"tokenizer_model": "output/model", "max_seq_len": 512, "buffer_size": 10000},
+        "export_model.py": {"output_dir": "model"},
+        "convert_tokenizer.py": {"spm_model": "output/spm/sp.model", "output_dir": "model"},
+    }
+    for script, defaults in expected.items():
+        module = {}
+        exec((ROOT / script).read_text(encoding="utf-8").replace("cli.run(main)", "pass"), module)
+        parameters = inspect.signature(module["main"]).parameters
+        shown = {name: parameters[name].default for name in defaults}
+        if script == "convert_tokenizer.py":
+            shown["spm_model"] = shown["spm_model"] or "output/spm/sp.model"
+        assert shown == defaults
+
+
+def test_the_tree_names_every_file():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    tree = README[README.index("```text") :]
+    for path in filter(None, tracked):
+        folder = path.split("/")[0]
+        if folder == "bert_ja" and path != "bert_ja/__init__.py" or "/" not in path and path != ".gitignore":
+            assert f"\n{path} " in tree, path
+    for name in re.findall(r"^([\w./-]+\.(?:py|sh|md|toml|txt)|Makefile|Dockerfile|LICENSE) ", tree, re.MULTILINE):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_costs_of_the_stages_are_the_measured_ones():
+    """One row a stage of the table, against the file that quickstart.py --costs_file wrote."""
+    measured = json.loads((ROOT / "bench" / "results" / "quickstart.json").read_text())["stages"]
+    first = {}
+    for cost in measured:
+        first.setdefault(shlex.split(cost["command"])[1].removeprefix("../"), cost)
+    rows = re.findall(r"^\| `(\w+\.\w+)` \|.*\| ([\d.]+) s \| ([\d,]+) MB \|$", README, re.MULTILINE)
+    assert [row[0] for row in rows] == list(first)
+    for script, seconds, megabytes in rows:
+        assert float(seconds) == first[script]["seconds"]
+        assert int(megabytes.replace(",", "")) == first[script]["peak_megabytes"]
+
+
+def test_the_sample_lines_of_the_formats_are_valid(texts):
+    page = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    sentence = re.search(r"```text\n(.*?)\n```", page).group(1)
+    assert sentence in (texts / "jawiki.txt").read_text(encoding="utf-8").split("\n")
+    index, plain, masked = re.findall(r"```json\n(.*?)\n```", page)
+    assert json.loads(index) in [json.loads(row) for row in (texts / "jawiki.index.jsonl").read_text().splitlines()]
+    for line, has_labels in ((plain, False), (masked, True)):
+        assert (_parse(line.encode(), "README", None)[3] is not None) == has_labels

@@ -1,0 +1,476 @@
+"""Next-sentence samples: one worked by hand, and any text against a slow checker that knows the rules only."""
+
+import json
+import lzma
+import random
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import shared
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from texts import LETTERS, text, write_tokenizer
+
+from bert_ja import draws, samples, tokenization
+from bert_ja.cli import StageError
+from bert_ja.masking import MaskingRule
+
+PLAIN = MaskingRule()
+
+
+@pytest.fixture(scope="module")
+def letters(tmp_path_factory) -> Path:
+    """A tokenizer whose pieces are letters: 5 あ, 6 い, 7 。, 8 う, 9 え, 10 ▁, 11 お."""
+    return write_tokenizer(tmp_path_factory.mktemp("letters"), LETTERS, 12)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory) -> Path:
+    return write_tokenizer(tmp_path_factory.mktemp("words"))
+
+
+def make(content: bytes, tokenizer: Path, num_workers: int = 1, **options) -> tuple[bytes, dict]:
+    """The samples of a text as JSON lines, and what was counted."""
+    defaults = {"max_seq_len": 512, "buffer_size": 10_000, "seed": 1000, "masked": False, "masking": PLAIN}
+    rule = samples.PairRule(**defaults | options, vocabulary=tokenization.vocabulary(tokenizer))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "a.txt")
+        path.write_bytes(content)
+        seen = []
+        counts = samples.encode_text(path, str(tokenizer), Path(folder), rule.max_seq_len, num_workers, seen.append)
+        assert b"".join(seen) == content
+        blocks = list(samples.sample_blocks(Path(folder), counts["sentences"], rule, num_workers))
+    for block in blocks:
+        for name, value in block.counts.items():
+            counts[name] = counts.get(name, 0) + value
+    counts["longest"] = max((block.longest for block in blocks), default=0)
+    return b"".join(block.lines for block in blocks), counts
+
+
+def read(lines: bytes) -> list[dict]:
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+# By hand
+
+
+HAND = """あいう。
+えお。
+あ。
+
+い
+うえ。
+
+お。
+"""
+
+
+def test_samples_worked_by_hand(letters):
+    """Six sentences of three documents; A is each but the last of a document, at most 9 - 3 = 6 tokens of A and B."""
+    lines, counts = make(HAND.encode(), letters, max_seq_len=9, buffer_size=2, seed=8)
+    assert read(lines) == [
+        # あいう。 and えお。, seven letters: 。 of the longer side goes
+        {"input_ids": [2, 5, 6, 8, 3, 9, 11, 7, 3], "token_type_ids": [0] * 5 + [1] * 4, "next_sentence_label": 0},
+        # えお。 and a random one: of the lines within 2, only い is of another document
+        {"input_ids": [2, 9, 11, 7, 3, 6, 3], "token_type_ids": [0] * 5 + [1] * 2, "next_sentence_label": 1},
+        # い and うえ。
+        {"input_ids": [2, 6, 3, 8, 9, 7, 3], "token_type_ids": [0] * 3 + [1] * 4, "next_sentence_label": 0},
+    ]
+    assert counts == {
+        "sentences": 6,
+        "documents": 3,
+        "cut_sentences": 0,
+        "lines_without_tokens": 0,
+        "samples": 3,
+        "tokens": 23,
+        "unknown_tokens": 0,
+        "random_pairs": 1,
+        "cut_pairs": 1,
+        "masked_tokens": 0,
+        "longest": 9,
+    }
+
+
+def test_masks_worked_by_hand(letters):
+    """The same samples; of 6, 4 and 4 candidates round(0.9), round(0.6) and round(0.6) are selected: one each."""
+    lines, counts = make(HAND.encode(), letters, max_seq_len=9, buffer_size=2, seed=8, masked=True)
+    assert read(lines) == [
+        {  # あ stays as it is
+            "input_ids": [2, 5, 6, 8, 3, 9, 11, 7, 3],
+            "token_type_ids": [0] * 5 + [1] * 4,
+            "next_sentence_label": 0,
+            "labels": [-100, 5, -100, -100, -100, -100, -100, -100, -100],
+        },
+        {  # い becomes [MASK]
+            "input_ids": [2, 9, 11, 7, 3, 4, 3],
+            "token_type_ids": [0] * 5 + [1] * 2,
+            "next_sentence_label": 1,
+            "labels": [-100, -100, -100, -100, -100, 6, -100],
+        },
+        {  # え becomes お
+            "input_ids": [2, 6, 3, 8, 11, 7, 3],
+            "token_type_ids": [0] * 3 + [1] * 4,
+            "next_sentence_label": 0,
+            "labels": [-100, -100, -100, -100, 9, -100, -100],
+        },
+    ]
+    assert counts["masked_tokens"] == 3
+
+
+def test_columns_worked_by_hand(letters, tmp_path):
+    (tmp_path / "a.txt").write_text(HAND)
+    counts = samples.encode_text(tmp_path / "a.txt", str(letters), tmp_path, 3, 1, lambda block: None)
+    assert counts == {"sentences": 6, "documents": 3, "cut_sentences": 1, "lines_without_tokens": 0}
+    columns = samples.Sentences.open(tmp_path)
+    assert columns.ids.tolist() == [5, 6, 8, 9, 11, 7, 5, 7, 6, 8, 9, 7, 11, 7]
+    assert columns.ends.tolist() == [3, 6, 8, 9, 12, 14]
+    assert columns.documents.tolist() == [0, 0, 0, 1, 1, 2]
+    assert columns.document_starts.tolist() == [0, 3, 5, 6]
+    assert columns.starts(np.array([0, 1, 5])).tolist() == [0, 3, 12]
+
+
+# The slow checker: the rules of the samples, in lists and loops
+
+
+def slow_documents(content: bytes, spm) -> list[list[list[int]]]:
+    """Sentences as ids, by document: blank lines end a document, lines without a token are nothing at all."""
+    documents, current = [], []
+    for line in content.decode().split("\n"):
+        if line.strip() == "":
+            documents.append(current)
+            current = []
+        elif ids := spm.encode(line[:-1] if line.endswith("\r") else line):
+            current.append(ids)
+    return [document for document in [*documents, current] if document]
+
+
+def slow_cut(first: list[int], second: list[int], budget: int) -> tuple[list[int], list[int]]:
+    """Take the last token off the longer side until the pair fits; off B when both are as long."""
+    first, second = list(first), list(second)
+    while len(first) + len(second) > budget:
+        (first if len(first) > len(second) else second).pop()
+    return first, second
+
+
+class Checker:
+    """What any sample of a text has to fulfil."""
+
+    def __init__(self, content: bytes, tokenizer: Path, max_seq_len: int, buffer_size: int):
+        documents = slow_documents(content, tokenization.load_sentencepiece(tokenizer))
+        self.budget, self.buffer_size = max_seq_len - 3, buffer_size
+        self.sentences = [sentence for document in documents for sentence in document]
+        self.document = [number for number, document in enumerate(documents) for _ in document]
+        self.spans, start = [], 0
+        for document in documents:
+            self.spans.append((start, start + len(document)))
+            start += len(document)
+        self.firsts = [at for begin, end in self.spans for at in range(begin, end - 1)]
+        self.places = defaultdict(list)
+        for place, sentence in enumerate(self.sentences):
+            self.places[tuple(sentence)].append(place)
+
+    def permits(self, at: int, other: int) -> bool:
+        """Whether a random B of sentence `at` may be sentence `other`."""
+        if len(self.spans) == 1:
+            return other not in (at, at + 1)
+        begin, end = self.spans[self.document[at]]
+        if at - self.buffer_size < begin and begin > 0 or at + self.buffer_size >= end and end < len(self.sentences):
+            return self.document[other] != self.document[at] and abs(other - at) <= self.buffer_size
+        return other in (begin - 1, end)
+
+    def near(self, at: int) -> list[int]:
+        """Sentences among which are all that are permitted."""
+        if len(self.spans) == 1:
+            return list(range(len(self.sentences)))
+        begin, end = self.spans[self.document[at]]
+        window = range(max(0, at - self.buffer_size), min(len(self.sentences), at + self.buffer_size + 1))
+        return [*window, *(other for other in (begin - 1, end) if 0 <= other < len(self.sentences))]
+
+    def is_random(self, at: int, first: list[int], second: list[int]) -> bool:
+        """Whether (first, second) is A with a B that is permitted, found by its tokens: all, or the first when cut."""
+        places = self.places[tuple(second)]
+        if len(first) + len(second) == self.budget:
+            places = [other for other in self.near(at) if self.sentences[other][: len(second)] == second]
+        pairs = (slow_cut(self.sentences[at], self.sentences[other], self.budget) for other in places)
+        return any(
+            pair == (first, second) and self.permits(at, other) for pair, other in zip(pairs, places, strict=True)
+        )
+
+    def check_pair(self, at: int, sample: dict) -> None:
+        ids, types = sample["input_ids"], sample["token_type_ids"]
+        assert sorted(sample) == ["input_ids", "next_sentence_label", "token_type_ids"]
+        half = len(types) - sum(types)
+        first, second = ids[1 : half - 1], ids[half:-1]
+        assert ids == [2, *first, 3, *second, 3]
+        assert types == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+        assert first
+        assert second
+        assert len(ids) <= self.budget + 3
+        if sample["next_sentence_label"] == 0:
+            assert (first, second) == slow_cut(self.sentences[at], self.sentences[at + 1], self.budget)
+        else:
+            assert sample["next_sentence_label"] == 1
+            assert self.is_random(at, first, second)
+
+    def check(self, lines: bytes, counts: dict) -> list[dict]:
+        found = read(lines)
+        assert len(found) == len(self.firsts) == counts["samples"] if found else not self.firsts
+        assert (counts["sentences"], counts["documents"]) == (len(self.sentences), len(self.spans))
+        for at, sample in zip(self.firsts, found, strict=True):
+            self.check_pair(at, sample)
+        if found:
+            lengths = [len(sample["input_ids"]) for sample in found]
+            assert (counts["tokens"], counts["longest"]) == (sum(lengths), max(lengths))
+            assert counts["random_pairs"] == sum(sample["next_sentence_label"] for sample in found)
+        return found
+
+
+def check_masks(plain: list[dict], masked: list[dict], rule: MaskingRule = PLAIN) -> None:
+    """Masked samples are the plain ones but for max(1, round(0.15 n)) positions, whose ids are the labels."""
+    assert len(plain) == len(masked)
+    for before, after in zip(plain, masked, strict=True):
+        ids, labels = before["input_ids"], after["labels"]
+        assert [now if label == -100 else label for now, label in zip(after["input_ids"], labels, strict=True)] == ids
+        candidates = [at for at, token in enumerate(ids) if token not in (0, 2, 3)]
+        chosen = [at for at, label in enumerate(labels) if label != -100]
+        assert set(chosen) <= set(candidates)
+        assert len(chosen) == max(1, round(rule.mlm_probability * len(candidates)))
+        assert {after["input_ids"][at] for at in chosen} & {0, 1, 2, 3} <= {ids[at] for at in chosen}
+        assert (after["token_type_ids"], after["next_sentence_label"]) == (
+            before["token_type_ids"],
+            before["next_sentence_label"],
+        )
+
+
+# Texts of any shape
+
+
+def numbered(number: int) -> str:
+    """A sentence of its own for each number, 2 to 12 letters."""
+    letters = ""
+    while number:
+        number, digit = divmod(number, 5)
+        letters += "あいうえお"[digit]
+    return letters * (1 + len(letters) % 3) + "。"
+
+
+KINDS = st.sampled_from(["sentence"] * 8 + ["", "", " ", "　", "\t \x0b", "\r", "\u200b", "[MASK]", "犬", "い う"])
+
+
+@st.composite
+def contents(draw) -> bytes:
+    """Texts with blank lines, lines of spaces, CRLF, lines without tokens, with or without a newline at the end."""
+    kinds = draw(st.lists(KINDS, max_size=40))
+    lines = [numbered(number + 1) if kind == "sentence" else kind for number, kind in enumerate(kinds)]
+    newline = draw(st.sampled_from(["\n", "\n", "\r\n"]))
+    return (newline.join(lines) + draw(st.sampled_from(["", newline, newline * 2]))).encode()
+
+
+@given(contents(), st.integers(8, 40), st.sampled_from([1, 2, 3, 5, 1000]), st.integers(0, 99))
+@settings(max_examples=150, deadline=None)
+def test_samples_of_any_text_keep_every_rule(letters, content, max_seq_len, buffer_size, seed):
+    options = {"max_seq_len": max_seq_len, "buffer_size": buffer_size, "seed": seed}
+    plain = Checker(content, letters, max_seq_len, buffer_size).check(*make(content, letters, **options))
+    masked, _ = make(content, letters, masked=True, **options)
+    check_masks(plain, read(masked))
+
+
+@given(contents(), st.integers(1, 60), st.integers(1, 9))
+@settings(max_examples=100, deadline=None)
+def test_blocks_of_any_size_give_the_same_bytes(letters, content, text_block, sample_block):
+    options = {"max_seq_len": 12, "buffer_size": 3, "masked": True}
+    expected = make(content, letters, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(samples, "TEXT_BLOCK", text_block)
+        patch.setattr(samples, "SAMPLE_BLOCK", sample_block)
+        assert make(content, letters, **options) == expected
+
+
+def test_a_document_end_is_kept_over_a_block_without_a_token(letters, monkeypatch):
+    content = "あ。\nい。\n\n\n\u200b\nう。\nえ。\n".encode()
+    expected = make(content, letters)
+    assert expected[1]["documents"] == 2
+    monkeypatch.setattr(samples, "TEXT_BLOCK", 1)
+    assert make(content, letters) == expected
+
+
+def test_any_number_of_workers_gives_the_same_bytes(words, monkeypatch):
+    content = text(120, seed=7).encode()
+    expected = make(content, words, masked=True)
+    monkeypatch.setattr(samples, "TEXT_BLOCK", 1000)
+    monkeypatch.setattr(samples, "SAMPLE_BLOCK", 20)
+    for num_workers in (1, 2, 3, 7):
+        assert make(content, words, num_workers, masked=True) == expected, num_workers
+
+
+def test_a_seed_gives_the_same_bytes_again_and_another_seed_others(words):
+    content = text(40).encode()
+    assert make(content, words, masked=True) == make(content, words, masked=True)
+    assert make(content, words, masked=True)[0] != make(content, words, masked=True, seed=1001)[0]
+    plain, other = (read(make(content, words, seed=seed)[0]) for seed in (1000, 1001))
+    assert [s["next_sentence_label"] for s in plain] != [s["next_sentence_label"] for s in other]
+
+
+# Edges of a text
+
+
+@pytest.mark.parametrize("content", ["", "\n", "\n\n \n", "あ。", "あ。\n\nい。\n\n\nう。", "\u200b\n\u200b\n"])
+def test_a_text_without_two_lines_together_has_no_sample(content, letters):
+    lines, counts = make(content.encode(), letters)
+    assert lines == b""
+    assert counts["sentences"] == counts["documents"]
+
+
+def test_two_lines_of_one_document_have_no_random_pair(letters):
+    for seed in range(20):
+        lines, _ = make("あい。\nうえ。\n".encode(), letters, seed=seed)
+        sample = {"input_ids": [2, 5, 6, 7, 3, 8, 9, 7, 3], "token_type_ids": [0] * 5 + [1] * 4}
+        assert read(lines) == [sample | {"next_sentence_label": 0}]
+
+
+def test_in_one_document_a_random_b_is_anywhere_but_a_and_the_true_next(letters):
+    content = "".join(numbered(number) + "\n" for number in range(1, 9)).encode()
+    seen = defaultdict(set)
+    spm = tokenization.load_sentencepiece(letters)
+    place = {tuple(spm.encode(numbered(number))): number - 1 for number in range(1, 9)}
+    for seed in range(150):
+        for at, sample in enumerate(read(make(content, letters, seed=seed, buffer_size=1)[0])):
+            second = sample["input_ids"][sample["token_type_ids"].index(1) : -1]
+            if sample["next_sentence_label"]:
+                seen[at].add(place[tuple(second)])
+    assert seen == {at: set(range(8)) - {at, at + 1} for at in range(7)}
+
+
+def test_a_window_reaches_its_whole_width_and_no_further(letters):
+    """Documents of 2, 3 and 4 lines; every A sees all lines of other documents within 3 lines, over many seeds."""
+    sizes, numbers = (2, 3, 4), iter(range(1, 10))
+    content = "\n".join("".join(numbered(next(numbers)) + "\n" for _ in range(size)) for size in sizes).encode()
+    spm = tokenization.load_sentencepiece(letters)
+    place = {tuple(spm.encode(numbered(number))): number - 1 for number in range(1, 10)}
+    seen = defaultdict(set)
+    for seed in range(100):
+        for at, sample in zip(
+            (0, 2, 3, 5, 6, 7), read(make(content, letters, seed=seed, buffer_size=3)[0]), strict=True
+        ):
+            if sample["next_sentence_label"]:
+                seen[at].add(place[tuple(sample["input_ids"][sample["token_type_ids"].index(1) : -1])])
+    # Sentence 7 has its own document on both sides of a window of 3 but for sentence 4.
+    assert seen == {0: {2, 3}, 2: {0, 1, 5}, 3: {0, 1, 5, 6}, 5: {2, 3, 4}, 6: {3, 4}, 7: {4}}
+
+
+def test_a_window_inside_a_long_document_widens_to_the_nearest_lines_of_others(letters):
+    numbers = iter(range(1, 30))
+    content = "\n".join("".join(numbered(next(numbers)) + "\n" for _ in range(size)) for size in (3, 15, 3)).encode()
+    spm = tokenization.load_sentencepiece(letters)
+    place = {tuple(spm.encode(numbered(number))): number - 1 for number in range(1, 22)}
+    seen = set()
+    for seed in range(60):
+        samples_of = read(make(content, letters, seed=seed, buffer_size=2)[0])
+        sample = samples_of[2 + 7]  # A is sentence 10, in the middle of 3 to 17
+        if sample["next_sentence_label"]:
+            seen.add(place[tuple(sample["input_ids"][sample["token_type_ids"].index(1) : -1])])
+    assert seen == {2, 18}
+
+
+def test_a_window_larger_than_any_number_is_the_whole_text(letters):
+    content = HAND.encode()
+    assert make(content, letters, buffer_size=10**30) == make(content, letters, buffer_size=1000)
+    assert make(content, letters, buffer_size=2**63 - 1) == make(content, letters, buffer_size=1000)
+
+
+def test_literal_special_pieces_in_a_text_are_text(letters):
+    lines, _ = make("[SEP]あ\n[CLS]い<pad>\n[MASK]う\n".encode(), letters)
+    for sample in read(lines):
+        half = sample["token_type_ids"].index(1)
+        assert (sample["input_ids"].count(2), sample["input_ids"].count(3), sample["input_ids"].count(0)) == (1, 2, 0)
+        assert (sample["input_ids"][0], sample["input_ids"][half - 1], sample["input_ids"][-1]) == (2, 3, 3)
+
+
+def test_a_line_of_a_million_tokens_is_cut_and_counted(letters):
+    content = ("あ" * 1_000_000 + "\nい。\n\nう。\n").encode()
+    lines, counts = make(content, letters, max_seq_len=16)
+    assert (counts["cut_sentences"], counts["cut_pairs"], counts["samples"]) == (1, 1, 1)
+    assert len(read(lines)[0]["input_ids"]) == 16
+
+
+def test_broken_utf_8_is_named_with_its_place_in_the_file(letters, monkeypatch):
+    monkeypatch.setattr(samples, "TEXT_BLOCK", 8)
+    content = "あい。\n".encode() * 5 + b"\xe3\x81\n" + "あい。\n".encode() * 5
+    for num_workers in (1, 2):
+        with pytest.raises(StageError) as error:
+            make(content, letters, num_workers)
+        assert str(error.value).endswith(
+            "a.txt is not UTF-8 at byte 50: repair it (iconv -c -f UTF-8 -t UTF-8), run again"
+        )
+
+
+# Cutting
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(2, 70))
+@settings(max_examples=300, deadline=None)
+def test_a_pair_is_cut_as_token_by_token(first, second, budget):
+    expected = tuple(map(len, slow_cut([0] * first, [0] * second, budget)))
+    assert tuple(side.item() for side in samples.cut_pair(np.array([first]), np.array([second]), budget)) == expected
+
+
+def test_pairs_of_all_lengths_are_cut_at_once():
+    first, second = (side.ravel() for side in np.meshgrid(np.arange(1, 20), np.arange(1, 20)))
+    for budget in range(5, 40):
+        expected = [tuple(map(len, slow_cut([0] * a, [0] * b, budget))) for a, b in zip(first, second, strict=True)]
+        assert list(zip(*map(np.ndarray.tolist, samples.cut_pair(first, second, budget)), strict=True)) == expected
+
+
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 6)), max_size=8))
+def test_gather_concatenates_spans(spans):
+    values = np.arange(100, 160)
+    starts, lengths = (np.array([span[side] for span in spans], dtype=np.int64) for side in (0, 1))
+    expected = [value for start, length in spans for value in range(100 + start, 100 + start + length)]
+    assert samples.gather(values, starts, lengths).tolist() == expected
+
+
+# Real text
+
+
+def balanced(labels: list[int]) -> bool:
+    return abs(sum(labels) - len(labels) / 2) < 3 * (len(labels) / 4) ** 0.5
+
+
+def test_labels_are_balanced_and_independent(words):
+    labels = [sample["next_sentence_label"] for sample in read(make(text(1500, seed=3).encode(), words)[0])]
+    assert len(labels) > 5000
+    assert balanced(labels)
+    assert balanced([before ^ after for before, after in zip(labels, labels[1:], strict=False)])
+
+
+@pytest.fixture(scope="module")
+def real() -> bytes:
+    """All of wac and the first 1.2 MB of wikinews."""
+    wac, wikinews = (lzma.open(shared("data", "text", f"{name}.txt.xz")) for name in ("wac", "wikinews"))
+    return wac.read() + b"\n" + wikinews.read(1_200_000) + wikinews.readline()
+
+
+@pytest.fixture(scope="module")
+def real_tokenizer(real, tmp_path_factory) -> Path:
+    lines = [line for line in real.decode().split("\n") if line.strip()]
+    return write_tokenizer(tmp_path_factory.mktemp("real"), random.Random(0).sample(lines, 4000), 4000)
+
+
+@pytest.mark.parametrize(("max_seq_len", "buffer_size"), [(512, 10_000), (32, 4)])
+def test_samples_of_real_text_keep_every_rule(real, real_tokenizer, max_seq_len, buffer_size):
+    options = {"max_seq_len": max_seq_len, "buffer_size": buffer_size}
+    lines, counts = make(real, real_tokenizer, **options)
+    found = Checker(real, real_tokenizer, max_seq_len, buffer_size).check(lines, counts)
+    assert balanced([sample["next_sentence_label"] for sample in found])
+    check_masks(found, read(make(real, real_tokenizer, masked=True, **options)[0]))
+
+
+def test_draws_of_labels_partners_and_masks_have_streams_of_their_own():
+    """What decides the label, the random B and the masks of a sample must not be one number."""
+    stream, first = draws.key(1000, "pairs"), np.arange(50_000)
+    label, partner = draws.uniform(stream, 2 * first), draws.uniform(stream, 2 * first + 1)
+    mask = draws.uniform(draws.numbers(draws.key(1000, "mask"), first), np.int64(0))
+    assert np.abs(np.corrcoef([label, partner, mask]) - np.eye(3)).max() < 5 / 50_000**0.5

@@ -1,0 +1,170 @@
+"""The ordered map: order, bounded memory, and processes that die."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ROOT
+
+from bert_ja.cli import StageError
+from bert_ja.workers import ordered_map
+
+_added = 0
+
+
+def square(number: int) -> int:
+    return number * number
+
+
+def late_when_even(number: int) -> int:
+    time.sleep(0.02 * (number % 2 == 0))
+    return number
+
+
+def add_to(number: int) -> int:
+    return number + _added
+
+
+def set_added(number: int) -> None:
+    global _added
+    _added = number
+
+
+def fail_at_five(number: int) -> int:
+    if number == 5:
+        raise StageError("line 5 is not UTF-8")
+    return number
+
+
+def die_at_five(number: int) -> int:
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def own_process(_: int) -> int:
+    time.sleep(0.02)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2, 3, 7])
+def test_results_come_in_the_order_of_the_items(num_workers):
+    assert list(ordered_map(square, range(40), num_workers)) == [n * n for n in range(40)]
+    assert list(ordered_map(late_when_even, range(12), num_workers)) == list(range(12))
+    assert list(ordered_map(square, [], num_workers)) == []
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_every_process_is_initialised(num_workers):
+    assert list(ordered_map(add_to, range(20), num_workers, set_added, (100,))) == list(range(100, 120))
+
+
+def test_the_work_is_done_by_other_processes():
+    processes = set(ordered_map(own_process, range(12), 3))
+    assert os.getpid() not in processes
+    assert 1 < len(processes) <= 3
+    assert set(ordered_map(own_process, range(2), 1)) == {os.getpid()}
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 5])
+def test_no_more_than_two_items_a_worker_are_taken_ahead(num_workers):
+    taken, most_ahead = [], 0
+
+    def items():
+        for number in range(60):
+            taken.append(number)
+            yield number
+
+    for done, _ in enumerate(ordered_map(square, items(), num_workers)):
+        most_ahead = max(most_ahead, len(taken) - done)
+    assert most_ahead <= 2 * num_workers
+    assert len(taken) == 60
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_an_exception_comes_as_it_is_after_the_results_before_it(num_workers):
+    results = ordered_map(fail_at_five, range(40), num_workers)
+    assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(StageError, match="^line 5 is not UTF-8$"):
+        next(results)
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_an_exception_of_the_items_comes_through(num_workers):
+    def items():
+        yield 1
+        raise KeyError("items")
+
+    with pytest.raises(KeyError, match="items"):
+        list(ordered_map(square, items(), num_workers))
+
+
+@pytest.mark.timeout(30)
+def test_a_worker_that_dies_is_an_error_and_not_a_hang():
+    with pytest.raises(StageError) as error:
+        list(ordered_map(die_at_five, range(100), 3))
+    assert str(error.value) == (
+        "a worker process died (out of memory?): run the command again with fewer --num_workers"
+    )
+
+
+@pytest.mark.timeout(30)
+def test_a_reader_that_stops_early_leaves_no_process():
+    results = ordered_map(own_process, range(1000), 2)
+    processes = {next(results), next(results), next(results)}
+    results.close()
+    assert not any(map(is_alive, processes))
+
+
+def is_alive(process: int) -> bool:
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+PARENT = """
+import os, time
+from bert_ja.workers import ordered_map
+
+def work(number):
+    os.write(1, b"%d\\n" % os.getpid())
+    time.sleep(60)
+
+list(ordered_map(work, range(9), 3))
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_die_with_their_parent(end):
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT], env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True
+    )
+    workers = [int(process.stdout.readline()) for _ in range(3)]
+    assert all(map(is_alive, workers))
+    process.send_signal(end)
+    process.wait()
+    deadline = time.monotonic() + 10
+    while any(map(is_alive, workers)) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(map(is_alive, workers))
+
+
+def test_ctrl_c_reaches_the_parent_alone_and_ends_all():
+    process = subprocess.Popen(
+        [sys.executable, "-c", PARENT.replace("60", "0.5").replace("(9)", "(999)")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    workers = [int(process.stdout.readline()) for _ in range(3)]
+    os.killpg(process.pid, signal.SIGINT)  # what a terminal does
+    talk = process.communicate(timeout=30)[1]
+    assert talk.count("Traceback") == talk.count("KeyboardInterrupt") == 1
+    assert not any(map(is_alive, workers))
