@@ -29,13 +29,17 @@ lint: .venv
 
 .venv/ready: requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "make: $(PYTHON) is older than Python 3.11: name a newer one with make PYTHON=..." >&2; exit 2; }
+	  { echo "make: $(PYTHON) is not Python 3.11 or newer: name one with make PYTHON=..." >&2; exit 2; }
 	rm -rf .venv
-	if $(PYTHON) -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)' 2>/dev/null; then \
+	$(PYTHON) -m venv .venv
+	cp requirements.txt .venv/requirements.txt
+	@# A fitting torch is kept: its packages are put behind our own (a virtual environment has no other way to them).
+	@if $(PYTHON) -s -c 'import torch; assert tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 11)' 2>/dev/null; then \
 	  echo "using the torch of $(PYTHON)"; \
-	  $(PYTHON) -m venv --system-site-packages .venv && grep -v '^torch==' requirements.txt > .venv/requirements.txt; \
-	else \
-	  $(PYTHON) -m venv .venv && cp requirements.txt .venv/requirements.txt; \
+	  grep -v '^torch==' requirements.txt > .venv/requirements.txt; \
+	  $(BIN)/python -m pip uninstall --quiet --yes setuptools 2>/dev/null; \
+	  $(PYTHON) -c 'import site; print(*site.getsitepackages(), sep="\n")' \
+	    > "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"; \
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r .venv/requirements.txt
 	touch $@

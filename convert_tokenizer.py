@@ -120,6 +120,7 @@ def convert(folder: Path, spm_model: Path, model: bytes, text: Path | None) -> t
     config = read_config(folder)
     facts = tokenization.tokenizer_facts(spm_model)
     require_same_vocabulary(folder, config, spm_model, facts["vocab_size"])
+    files.require_space(folder, 2 * tokenization.folder_bytes(facts["vocab_size"]), "the tokenizer")  # work folder too
     built = tokenization.folder_files(model, config.get("max_position_embeddings", 512))
     require_same_bytes(folder, spm_model, built)
     parity = verify(folder, model, built, text)

@@ -68,7 +68,8 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
     path = training.find_checkpoint(ckpt_path)
     checkpoint = training.load_checkpoint(path)
     arguments = ["--config", str(training.find_config(config, path)), "--trainer.callbacks=null"]
-    arguments += ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.precision=32-true"]
+    arguments += ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.devices=1"]
+    arguments += ["--trainer.precision=32-true"]
     command = training.TrainingCLI(arguments, save_config_callback=None)
     module, data = command.model, command.datamodule
     training.require_same_vocabulary(path, checkpoint, data.vocabulary)
@@ -92,7 +93,7 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
             "inputs": [files.describe(path)],
             "outputs": files.describe_folder(folder),
             "tokenizer": data.vocabulary.facts(),
-            "model": dict(module.hparams),
+            "model": {name: value for name, value in checkpoint["hyper_parameters"].items() if name[0] != "_"},
             "steps": checkpoint["global_step"],
             "training": checkpoint["provenance"],
             "run": files.run_facts(checkpoint=path, output_dir=output_dir),

@@ -115,6 +115,8 @@ def check(paths: tuple[str, ...], text: Path, index: Path, num_workers: int) -> 
     )
     inputs = dumps.dump_files(paths)
     for path in inputs:
+        if not path.is_file():
+            raise cli.StageError(f"{path} is not a regular file, and a dump is read twice: save it to a file first")
         if path.resolve() in (text.resolve(), index.resolve()):
             raise cli.StageError(f"{path} is both input and output: name another --output_file")
     needed = sum(path.stat().st_size * OUTPUT_PER_BYTE[path.suffix == ".bz2"] for path in inputs)

@@ -38,7 +38,7 @@ fail() {
     exit 2
 }
 
-here=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
+here=$(CDPATH="" cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
 python=${PYTHON:-python3}
 
 check_python() {
@@ -77,7 +77,9 @@ while (($#)); do
         --num_workers)
             [[ $value =~ ^[1-9][0-9]*$ ]] || fail "--num_workers must be 1 or more, got $value"
             extract+=("$name=$value") ;;
-        --valid_sentences | --test_sentences) corpus+=("$name=$value") ;;
+        --valid_sentences | --test_sentences)
+            [[ $value =~ ^[1-9][0-9]*$ ]] || fail "$name must be 1 or more, got $value"
+            corpus+=("$name=$value") ;;
         --name | --license | --source)
             for index in "${!corpus[@]}"; do # in place of ours
                 [[ ${corpus[index]} != "$name="* ]] || corpus[index]="$name=$value"
@@ -94,6 +96,7 @@ if [[ ${#given[@]} -eq 1 && (${given[0]} == latest || ${given[0]} =~ ^[0-9]{4}-?
     mapfile -t given <<<"$listing"
 else
     for file in "${given[@]}"; do
+        [[ $file != latest && ! $file =~ ^[0-9]{8}$ || -e $file ]] || fail "$file is a dump of its own: name it alone"
         [[ -e $file ]] || fail "$file is neither a date (YYYYMMDD), nor latest, nor a file"
     done
     ((${#download[@]} == 0)) || fail "${download[0]%%=*} has no use with local files: name a date, or leave it out"

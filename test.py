@@ -8,6 +8,7 @@ stay in it:
 
 import contextlib
 import json
+import math
 import sys
 
 from bert_ja import cli, files
@@ -18,6 +19,7 @@ def main(
     ckpt_path: str = "best",
     test_file: str | None = None,
     batch_size: int | None = None,
+    accelerator: str | None = None,
 ) -> None:
     """Measure a checkpoint on the test samples.
 
@@ -26,6 +28,7 @@ def main(
         ckpt_path: Checkpoint file, run folder (its best), best or last (both of the newest run).
         test_file: Samples to test on instead of the configuration's data.test_file.
         batch_size: Samples a batch instead of the configuration's; changes speed and memory, not the result.
+        accelerator: Device instead of the configuration's, such as cpu for a run that was trained on a gpu.
     """
     from bert_ja import training
 
@@ -34,8 +37,9 @@ def main(
     checkpoint = training.load_checkpoint(path)
     arguments = ["--config", str(training.find_config(config, path)), "--trainer.callbacks=null"]
     arguments += ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
-    arguments += [f"--data.test_file={test_file}"] if test_file else []
-    arguments += [f"--data.batch_size={batch_size}"] if batch_size else []
+    arguments += [f"--data.test_file={test_file}"] if test_file is not None else []
+    arguments += [f"--data.batch_size={batch_size}"] if batch_size is not None else []
+    arguments += [f"--trainer.accelerator={accelerator}"] if accelerator is not None else []
     command = training.TrainingCLI(arguments, save_config_callback=None)
     model, data = command.model, command.datamodule
     data.require("test", model.hparams.max_position_embeddings)
@@ -47,6 +51,8 @@ def main(
             command.trainer.test(model, datamodule=data, verbose=False)
         metrics = model.metrics()
         result = {"test_loss": metrics.pop("loss"), **metrics}
+        if not math.isfinite(result["test_loss"]):
+            raise cli.StageError(f"the loss of {path} is {result['test_loss']}: the run diverged, test an earlier one")
         out.write(json.dumps(result).encode() + b"\n")
     if out.path is not None:
         record = {

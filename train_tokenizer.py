@@ -45,6 +45,10 @@ def check(
     files.require_text(text, NAME_A_TEXT)
     files.require_replaceable(spm_folder, STAGE)
     files.require_replaceable(model_folder, STAGE)
+    for folder in (spm_folder, model_folder):  # often on one disk; each is made beside itself
+        files.require_space(
+            files.behind_link(folder).parent, 2 * tokenization.folder_bytes(vocab_size), "the tokenizer"
+        )
     return text, spm_folder, model_folder
 
 

@@ -10,7 +10,7 @@ import math
 import sys
 import time
 
-from bert_ja import cli
+from bert_ja import cli, files
 
 
 def report_start(trainer, model, data, entropy: float) -> None:
@@ -47,10 +47,15 @@ def main(arguments: list[str]) -> None:
     training.quiet_start()
     command = training.TrainingCLI(arguments)
     trainer, model, data = command.trainer, command.model, command.datamodule
+    if trainer.logger is None:
+        raise cli.StageError("trainer.logger is false, but a run stands in the logger's folder: leave that key out")
     positions = model.hparams.max_position_embeddings
     for part in ("train", "valid"):
         data.require(part, positions)
-    entropy = unigram_entropy(data.columns("train", positions), data.vocabulary)
+    samples = data.columns("train", positions)
+    training.require_validation(trainer, data, len(samples))
+    files.require_space(trainer.log_dir, training.checkpoint_bytes(trainer, model), "the set of checkpoints")
+    entropy = unigram_entropy(samples, data.vocabulary)
     data.columns("valid", positions)
     model.provenance = training.data_facts(data) | {
         "unigram_entropy": entropy,

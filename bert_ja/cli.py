@@ -85,11 +85,18 @@ def _unknown(name: str, known: list[str], program: str) -> str:
     return f"--{name} is not an option of {program} ({hint})"
 
 
-def _follows_as_value(rest: list[str], annotation) -> bool:
+def _follows_as_value(rest: list[str], annotation, files_follow: bool) -> bool:
     """Whether the token after a flag is its value: not before another flag, nor when a bool stands before a file."""
     if not rest or rest[0].startswith("--"):
         return False
-    return bool not in _accepted_types(annotation) or rest[0].lower() in TRUE_WORDS + FALSE_WORDS
+    may_stand_alone = bool in _accepted_types(annotation) and files_follow
+    return not may_stand_alone or rest[0].lower() in TRUE_WORDS + FALSE_WORDS
+
+
+def _not_text(argv: list[str]) -> list[str]:
+    """What is wrong with words that cannot go into a record: bytes that are no text come in as lone surrogates."""
+    wrong = [token for token in argv if any("\ud800" <= character <= "\udfff" for character in token)]
+    return [f"{ascii(token)} is not text in this locale: rename it, or set LC_ALL=C.UTF-8" for token in wrong]
 
 
 def parse(main: Callable, argv: list[str], program: str) -> tuple[list, dict]:
@@ -102,7 +109,8 @@ def parse(main: Callable, argv: list[str], program: str) -> tuple[list, dict]:
     files = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
     options = [name for name in parameters if name != files]
     required = [name for name in options if parameters[name].default is inspect.Parameter.empty]
-    positional, values, problems = [], {}, []
+    positional, values = [], {}
+    problems = _not_text(argv)
     rest = list(argv)
     while rest:
         token = _short_flag(rest.pop(0), options)
@@ -118,7 +126,7 @@ def parse(main: Callable, argv: list[str], program: str) -> tuple[list, dict]:
                 if value is None and rest and not rest[0].startswith("--"):
                     rest.pop(0)
                 continue
-        if value is None and _follows_as_value(rest, hints[name]):
+        if value is None and _follows_as_value(rest, hints[name], files is not None):
             value = rest.pop(0)
         if value is None:
             if bool not in _accepted_types(hints[name]):
@@ -182,8 +190,19 @@ def one_line_errors(program: str) -> Iterator[None]:
         raise
 
 
+def _open_standard_streams() -> None:
+    """Put /dev/null where the caller closed stdin, stdout or stderr, lest an output get its number, and our talk."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w", closefd=False))
+
+
 def run(main: Callable) -> None:
     """Run a stage's `main` from sys.argv."""
+    _open_standard_streams()
     program = os.path.basename(sys.argv[0])
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
         import fire

@@ -113,6 +113,14 @@ def _columns_key(path: Path, record: dict | None) -> dict:
     return {"format": FORMAT, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digests.get(path.name)}
 
 
+def _built(folder: Path) -> dict | None:
+    """The record of finished columns, None where there are none or it is damaged."""
+    try:
+        return files.read_record(folder) if folder.is_dir() else None
+    except StageError:
+        return None
+
+
 def build_columns(path: Path, folder: Path, key: dict) -> None:
     """Parse a JSONL file into column files in `folder`, whole or not at all."""
     with contextlib.ExitStack() as stack:
@@ -164,7 +172,7 @@ class Columns:
         jsonl = Path(jsonl)
         folder = jsonl.with_name(f".{jsonl.name}.columns")
         key = _columns_key(jsonl, record)
-        built = files.read_record(folder) if folder.is_dir() else None
+        built = _built(folder)
         if built is None or built.get("key") != key or not _are_whole(folder, built):
             # Columns, two or four bytes a token, take less room than the JSON that they are made from.
             files.require_space(folder.parent, jsonl.stat().st_size, f"the columns of {jsonl}")

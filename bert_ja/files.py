@@ -30,9 +30,15 @@ _started = time.time()
 # Names beside an output
 
 
+def behind_link(path: Path | str) -> Path:
+    """The place that a symbolic link stands for, any other path as it is: outputs go there, and the link stays."""
+    path = Path(path)
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
 def record_path(output: Path | str) -> Path:
-    """data/train.jsonl -> data/train.jsonl.meta.json; a folder model -> model/meta.json."""
-    output = Path(output)
+    """data/train.jsonl -> data/train.jsonl.meta.json; a folder model -> model/meta.json; a link -> of what it means."""
+    output = behind_link(output)
     return output / "meta.json" if output.is_dir() else output.with_name(output.name + ".meta.json")
 
 
@@ -84,10 +90,12 @@ def require_text(path: Path | str, made_by: str, opener: Callable = open_binary)
 
 
 def require_space(folder: Path | str, needed: int, what: str) -> None:
-    """Refuse to start when the disk of `folder` has fewer than `needed` bytes free."""
+    """Refuse to start when `folder`, or the one to make it in, is read-only or has fewer than `needed` bytes free."""
     folder = Path(folder).absolute()
     while not folder.exists():
         folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise StageError(f"{folder} cannot be written to: check its permissions, or write elsewhere")
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise StageError(
@@ -192,6 +200,9 @@ def output(path: Path | str) -> Iterator[Output]:
     path = Path(path)
     if path.is_dir():
         raise StageError(f"{path} is a folder, the name of a file to write is needed")
+    if path.exists() and not path.is_file():
+        raise StageError(f"{path} is a device or a pipe, and would be replaced by a file: name a file to write")
+    path = behind_link(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     file = _open_locked(partial, path)
@@ -223,6 +234,20 @@ def stdout_file() -> Path | None:
     return path if path.exists() else None
 
 
+class _ShellsOutput(Output):
+    """The file behind `> FILE`, which another run's `> FILE` may empty under our hands."""
+
+    def write(self, data: bytes) -> int:
+        self.require_ours()
+        return super().write(data)
+
+    def require_ours(self) -> None:
+        """Refuse to go on where bytes that were written are gone: zeros would stand in their place."""
+        self.file.flush()
+        if self.path is not None and os.fstat(self.file.fileno()).st_size != self.size:
+            raise StageError(f"another run wrote to {self.path} meanwhile: run one at a time, each to its own file")
+
+
 @contextlib.contextmanager
 def standard_output(may_append: bool = False) -> Iterator[Output]:
     """Standard output as an Output: `path` is the file behind `> FILE`, so that its record can be written beside it.
@@ -239,8 +264,9 @@ def standard_output(may_append: bool = False) -> Iterator[Output]:
         record_path(path).unlink(missing_ok=True)
     try:
         with open(1, "wb", closefd=False) as file:
-            yield Output(file, path)
-            file.flush()
+            result = _ShellsOutput(file, path)
+            yield result
+            result.require_ours()
             if path is not None:
                 os.fsync(1)
     except BaseException:
@@ -256,7 +282,7 @@ def output_folder(path: Path | str, stage: str) -> Iterator[Path]:
 
     An earlier folder is replaced only when `stage` wrote it and every file in it is named in a record there.
     """
-    path = Path(path)
+    path = behind_link(path)
     require_replaceable(path, stage)
     partial = partial_path(path)
     left = partial.exists()
@@ -388,7 +414,7 @@ def corpus_of(text: Path | str) -> dict | None:
     if record is None:
         return None
     sizes = {file["name"]: file["size"] for file in record.get("outputs", [])}
-    if sizes.get(Path(text).name) != Path(text).stat().st_size:
+    if sizes.get(behind_link(text).name) != Path(text).stat().st_size:
         say(f"warning: {text} was changed after its record was written: its origin and licence count as unknown")
         return None
     return record.get("corpus")
@@ -411,9 +437,9 @@ def require_record(path: Path | str, stage: str, override: str | None = None) ->
     expected = {file["name"]: file["size"] for file in record.get("outputs", [])}
     files = [path / name for name in expected] if path.is_dir() else [path]
     for file in files:
-        size = file.stat().st_size if file.is_file() else 0
-        if size != expected.get(file.name, size):
+        size, name = file.stat().st_size if file.is_file() else 0, behind_link(file).name
+        if size != expected.get(name, size):
             raise StageError(
-                f"{file} has {size:,} bytes, its record says {expected[file.name]:,}: make it again with {stage}{hint}"
+                f"{file} has {size:,} bytes, its record says {expected[name]:,}: make it again with {stage}{hint}"
             )
     return record

@@ -43,6 +43,8 @@ class BertPretraining(pl.LightningModule):
         weight_decay: Weight decay of adamw.
     """
 
+    MONITORED = ("val_loss", "val_mlm_loss", "val_mlm_accuracy", "val_nsp_loss", "val_nsp_accuracy")
+
     def __init__(
         self,
         vocab_size: int,
@@ -111,7 +113,8 @@ class BertPretraining(pl.LightningModule):
         # Lightning divides by accumulate_grad_batches; this makes the step's gradient that of its means.
         mlm = totals["mlm_loss"] / batch["step_predicted"]
         nsp = totals["nsp_loss"] / batch["step_samples"]
-        if self.trainer.global_step % self.trainer.log_every_n_steps == 0:
+        every = self.trainer.log_every_n_steps  # 0: never
+        if every and (self.trainer.global_step + 1) % every == 0:  # the steps at which Lightning hands metrics on
             self.log_dict(
                 {
                     "train_mlm_loss": (totals["mlm_loss"] / totals["masked_tokens"]).detach(),
@@ -152,9 +155,8 @@ class BertPretraining(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         metrics = self.metrics()
-        names = ("mlm_loss", "mlm_accuracy", "nsp_loss", "nsp_accuracy")
-        self.log("val_loss", metrics["loss"], prog_bar=True)
-        self.log_dict({f"val_{name}": metrics[name] for name in names})
+        for name in self.MONITORED:
+            self.log(name, metrics[name.removeprefix("val_")], prog_bar=name == "val_loss")
 
     def on_test_epoch_end(self) -> None:
         self.log("test_loss", self.metrics()["loss"])
@@ -170,17 +172,28 @@ class BertPretraining(pl.LightningModule):
             {"params": spared, "weight_decay": 0.0},
         ]
 
-    def configure_optimizers(self) -> dict:
+    def new_optimizer(self, fused: bool) -> torch.optim.Optimizer:
         options = self.hparams
-        fused = self.device.type == "cuda"
         if options.optimizer == "adam":
             optimizer = torch.optim.Adam(self.parameters(), lr=options.lr, fused=fused)
         else:
             optimizer = torch.optim.AdamW(self._parameter_groups(), lr=options.lr, fused=fused)
+        # A fused step would take fp16's loss scale off the gradients itself, which is too late to clip them: Lightning
+        # refuses that, in bf16 too. Without this mark it unscales, clips and then steps, as for any other optimizer.
+        optimizer._step_supports_amp_scaling = False
+        return optimizer
+
+    def configure_optimizers(self) -> dict:
+        options = self.hparams
+        optimizer = self.new_optimizer(fused=self.device.type == "cuda")
         if options.lr_schedule == "constant":
             schedule = get_constant_schedule_with_warmup(optimizer, options.num_warmup_steps)
         else:
             steps = self.trainer.estimated_stepping_batches
+            if math.isinf(steps):
+                raise StageError(
+                    "model.lr_schedule linear needs a last step: set trainer.max_steps or trainer.max_epochs"
+                )
             if options.num_warmup_steps >= steps:
                 raise StageError(
                     f"model.num_warmup_steps is {options.num_warmup_steps:,}, the run has {steps:,} optimizer steps: "

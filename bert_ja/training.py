@@ -80,6 +80,12 @@ class PretrainingData(pl.LightningDataModule):
             raise StageError(
                 f"data.batch_size must be 1 or more and data.num_workers 0 or more, got {batch_size} and {num_workers}"
             )
+        shares = (mlm_probability, mask_replace_prob, random_replace_prob)
+        if min(shares) < 0 or max(shares) > 1 or mask_replace_prob + random_replace_prob > 1 or mlm_probability == 0:
+            raise StageError(
+                "data.mlm_probability must be above 0 and at most 1, data.mask_replace_prob and "
+                "data.random_replace_prob 0 or more and at most 1 together, got {}, {} and {}".format(*shares)
+            )
         self.vocabulary = tokenization.vocabulary(tokenizer_model)
         self._columns: dict[str, Columns] = {}
         self.records: dict[str, dict | None] = {}
@@ -102,11 +108,7 @@ class PretrainingData(pl.LightningDataModule):
                 f"{self.vocabulary.sha256[:12]}): make the samples again, or mend data.tokenizer_model"
             )
         require_fits(path, record["longest_sample"], longest)
-        masked = record["options"]["get_raw"]
-        if part != "train" and not masked:
-            raise StageError(
-                f"{path} has no labels, so its loss would change with every pass: make it with --get_raw True"
-            )
+        require_labels(path, part, record["options"]["get_raw"])
         return path
 
     def columns(self, part: str, longest: int) -> Columns:
@@ -115,6 +117,7 @@ class PretrainingData(pl.LightningDataModule):
             path = self.require(part, longest)
             columns = Columns.open(path, self.records[part])
             require_fits(path, columns.longest, longest)
+            require_labels(path, part, columns.masked)
             largest = columns.largest_id
             if largest >= self.vocabulary.size:
                 raise StageError(
@@ -135,6 +138,8 @@ class PretrainingData(pl.LightningDataModule):
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0 and shuffle,
+            # The columns go to a forked worker as they are, mapped; from Python 3.14 on, the default copies them.
+            multiprocessing_context="fork" if self.num_workers else None,
         )
 
     def train_dataloader(self) -> torch.utils.data.DataLoader:
@@ -153,6 +158,28 @@ def require_fits(path: Path, longest_sample: int, positions: int) -> None:
             f"{path} holds a sample of {longest_sample:,} tokens, the model reads {positions:,} "
             "(model.max_position_embeddings): raise that, or make the samples with a smaller --max_seq_len"
         )
+
+
+def require_labels(path: Path, part: str, masked: bool) -> None:
+    if part != "train" and not masked:
+        raise StageError(f"{path} has no labels, so its loss would change with every pass: make it with --get_raw True")
+
+
+def require_validation(trainer: pl.Trainer, data: PretrainingData, samples: int) -> None:
+    """Refuse an interval of validation that is longer than an epoch, both in batches, as Lightning would in the end."""
+    batches, limit, interval = -(-samples // data.batch_size), trainer.limit_train_batches, trainer.val_check_interval
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > batches:
+        raise StageError(
+            f"trainer.val_check_interval is {interval:,} batches, an epoch has {batches:,}: lower it (and the "
+            "every_n_train_steps of the checkpoints with it), or set it to 1.0 to validate after each epoch"
+        )
+
+
+def checkpoint_bytes(trainer: pl.Trainer, model: BertPretraining) -> int:
+    """What the checkpoints of a run take at once: weights and Adam's two moments, 12 bytes a parameter in each."""
+    kept = sum(getattr(callback, "kept", 2) for callback in trainer.checkpoint_callbacks)
+    return 12 * kept * sum(parameter.numel() for parameter in model.parameters())
 
 
 # Configurations of the published kind
@@ -207,16 +234,13 @@ def _callback_changes(callbacks) -> list[str]:
 
 def outdated_keys(config: dict) -> list[str]:
     """What has to change in a configuration of the published kind, one phrase a key: `trainer.gpus: now ...`."""
-    known = {
-        "trainer": _options(pl.Trainer.__init__),
-        "model": _options(BertPretraining.__init__) - {"vocab_size"},
-        "data": _options(PretrainingData.__init__),
-    }
-    changes = []
-    for section, options in known.items():
+    options, changes = _options(pl.Trainer.__init__), []
+    for section in ("trainer", "model", "data"):
         values = config.get(section)
         for name in values if isinstance(values, dict) else []:
             key = f"{section}.{name}"
+            if key == "trainer.accelerator" and values[name] is None:
+                changes.append(f"{key}: null is no longer a value, now cpu, gpu or auto")
             if section == "model" and name in MOVED:
                 changes.append(f"{key}: now data.{name}")
             elif key in RENAMED or (section == "trainer" and name not in options):
@@ -235,6 +259,9 @@ def read_config(path: str | Path) -> dict:
         raise StageError(f"{path} is not YAML{where}: mend it, or start from trainer.py --print_config") from None
     if not isinstance(config, dict):
         raise StageError(f"{path} is not a configuration (sections trainer, model, data): start from --print_config")
+    empty = [name for name in ("trainer", "model", "data") if not isinstance(config.get(name, {}), dict)]
+    if empty:
+        raise StageError(f"{path}: {', '.join(empty)} must hold options, one a line: start from --print_config")
     if changes := outdated_keys(config):
         raise StageError(f"{path} is written for an older pytorch-lightning or layout; change " + "; ".join(changes))
     return config
@@ -242,7 +269,7 @@ def read_config(path: str | Path) -> dict:
 
 def config_paths(argv: list[str]) -> list[str]:
     """The files that `--config FILE`, `--config=FILE` or `-c FILE` name on a command line."""
-    pairs = zip(argv, [*argv[1:], ""], strict=True)
+    pairs = zip(argv, [*argv, ""][1:], strict=True)
     apart = [value for flag, value in pairs if flag in ("--config", "-c")]
     return apart + [flag.partition("=")[2] for flag in argv if flag.startswith("--config=")]
 
@@ -282,11 +309,20 @@ class TrainingCLI(LightningCLI):
         for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
             if model[name] < 1:
                 problems.append(f"model.{name} must be 1 or more, got {model[name]}")
+        if model.intermediate_size is not None and model.intermediate_size < 1:
+            problems.append(f"model.intermediate_size must be 1 or more, got {model.intermediate_size}")
+        for name in ("num_warmup_steps", "weight_decay"):
+            if model[name] < 0:
+                problems.append(f"model.{name} must be 0 or more, got {model[name]}")
         for name in ("hidden_dropout_prob", "attention_probs_dropout_prob"):
             if not 0 <= model[name] < 1:
                 problems.append(f"model.{name} must be 0 or more and below 1, got {model[name]}")
         if model.lr <= 0:
             problems.append(f"model.lr must be above 0, got {model.lr}")
+        if self.config.trainer.accumulate_grad_batches < 1:
+            problems.append(
+                f"trainer.accumulate_grad_batches must be 1 or more, got {self.config.trainer.accumulate_grad_batches}"
+            )
         if not problems and model.hidden_size % model.num_attention_heads:
             problems.append(
                 f"model.hidden_size ({model.hidden_size}) must be a multiple of model.num_attention_heads "
@@ -321,10 +357,10 @@ def one_sentence(message: str, longest: int = 400) -> str:
 
 def newest_run() -> Path:
     """The run under lightning_logs with the highest version number."""
-    runs = sorted(RUNS.glob("version_*"), key=lambda run: int(run.name.partition("_")[2] or 0))
+    runs = [run for run in RUNS.glob("version_*") if run.name.removeprefix("version_").isdecimal()]
     if not runs:
         raise StageError(f"there is no run under {RUNS}: train one with trainer.py, or name a checkpoint file")
-    return runs[-1]
+    return max(runs, key=lambda run: int(run.name.removeprefix("version_")))
 
 
 def load_checkpoint(path: Path) -> dict:
@@ -343,10 +379,12 @@ def load_checkpoint(path: Path) -> dict:
 
 def _best_of(run: Path) -> Path:
     """The best checkpoint of a run, as its newest one remembers it."""
-    saved = sorted((run / "checkpoints").glob("*.ckpt"), key=lambda file: file.stat().st_mtime)
+    saved = [load_checkpoint(file) for file in sorted((run / "checkpoints").glob("*.ckpt"))]
     if not saved:
         raise StageError(f"{run} holds no checkpoint: train longer, or name another run")
-    for state in load_checkpoint(saved[-1]).get("callbacks", {}).values():
+    newest = max(saved, key=lambda checkpoint: checkpoint["global_step"])  # a copied run has other file times
+    states = newest.get("callbacks", {}).values()
+    for state in sorted(states, key=lambda state: state.get("monitor") is None):  # a checkpoint of every so often, last
         best = run / "checkpoints" / Path(state.get("best_model_path") or "-").name
         if best.is_file():
             return best
@@ -393,6 +431,17 @@ def load_weights(model: BertPretraining, path: Path, checkpoint: dict) -> None:
                 f"{path} does not fit the configuration: {name} is {tuple(tensor.shape)} in the checkpoint and "
                 f"{tuple(own[name].shape) if name in own else 'absent'} in the model: pass that run's own --config"
             )
+    if missing := [name for name in own if name not in checkpoint["state_dict"]]:
+        raise StageError(
+            f"{path} does not fit the configuration: {missing[0]} is absent in the checkpoint and "
+            f"{tuple(own[missing[0]].shape)} in the model: pass that run's own --config"
+        )
+    heads, trained = model.hparams.num_attention_heads, checkpoint["hyper_parameters"]["num_attention_heads"]
+    if heads != trained:  # which no shape tells
+        raise StageError(
+            f"{path} does not fit the configuration: it has {trained} attention heads, model.num_attention_heads is "
+            f"{heads}: pass that run's own --config"
+        )
     model.load_state_dict(checkpoint["state_dict"])
 
 
@@ -450,6 +499,10 @@ def one_line_failures() -> Iterator[None]:
             "the device has too little memory for this batch: halve data.batch_size and double "
             "trainer.accumulate_grad_batches, which trains the same"
         ) from None
+    except StageError:
+        raise
+    except (pl.utilities.exceptions.MisconfigurationException, ModuleNotFoundError) as error:  # of a callback
+        raise StageError(f"trainer: {one_sentence(str(error))}") from None
     except Exception as error:
         if "No space left on device" in str(error):  # as safetensors says it
             raise OSError(errno.ENOSPC, "No space left on device") from None

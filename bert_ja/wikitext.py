@@ -97,9 +97,10 @@ def _raw_element(text: str, opener: re.Match, unclosed: set[str]) -> tuple[str, 
         return MARK, body
     span = _raw_end(text, tag, body, unclosed)
     if span is None:
-        line_end = _line_end(text, body)
-        next_opener = RAW.search(text, body, line_end)
-        return MARK, next_opener.start() if next_opener else line_end
+        next_opener = RAW.search(text, body)
+        limit = next_opener.start() if next_opener else len(text)
+        newline = text.find("\n", body, limit)  # within the limit, or a line of openers would be read once for each
+        return MARK, limit if newline < 0 else newline
     end = span[1]
     # A comment on a line of its own takes the line with it, or it would part a paragraph.
     if tag == "!--" and text[start - 1 : start] in ("", "\n") and text[end : end + 1] == "\n":

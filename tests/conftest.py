@@ -202,3 +202,9 @@ def disk(tmp_path):
     yield mount
     for folder in mounted:
         subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.fixture
+def small_disk(disk) -> Path:
+    """A disk of 300 kB."""
+    return disk(300_000)

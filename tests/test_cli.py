@@ -143,7 +143,7 @@ def test_the_short_flags_that_the_help_offers_are_understood():
         (["a", "--size", "1.5"], "--size must be a whole number, got '1.5'"),
         (["a", "--rate", "[1]"], "--rate must be a number, got '[1]'"),
         (["a", "--get_raw=Flase"], "--get_raw must be True or False, got 'Flase'"),
-        (["a", "--get_raw", "Flase"], "'Flase' is not expected (options are written --name value)"),
+        (["a", "--get_raw", "Flase"], "--get_raw must be True or False, got 'Flase'"),
         (["a", "--size", "1", "--size", "2"], "--size is given twice"),
         (["a", "--train_file", "b"], "'a' is not expected (options are written --name value)"),
         (["a", "-x"], "'-x' is not expected (options are written --name value)"),
@@ -284,6 +284,25 @@ def test_a_reader_that_goes_away_is_one_line_and_exit_code_141(tmp_path):
     code, talk = end_of(body, tmp_path, stdout=write)
     os.close(write)
     assert (code, talk) == (141, "stage.py: error: the reader of standard output went away\n")
+
+
+@pytest.mark.parametrize("closed", [(0,), (1,), (2,), (0, 1, 2)])
+def test_a_closed_stream_never_gets_into_an_output(closed, tmp_path):
+    body = "file = open('out', 'wb')\ncli.say('talk')\nprint('result')\nfile.write(b'data')"
+    end_of(body, tmp_path, cwd=tmp_path, preexec_fn=lambda: [os.close(number) for number in closed])
+    assert (tmp_path / "out").read_bytes() == b"data"
+
+
+def test_talk_never_goes_to_standard_output_when_stderr_is_closed(tmp_path):
+    with open(tmp_path / "out", "wb") as file:
+        code, _ = end_of("cli.say('talk')\nprint('result')", tmp_path, stdout=file, preexec_fn=lambda: os.close(2))
+    assert (code, (tmp_path / "out").read_bytes()) == (0, b"result\n")
+
+
+def test_a_name_that_is_no_text_is_refused_before_the_work(tmp_path):
+    code, talk = end_of("os._exit(9)", tmp_path, b"\xa4\xa2.xml")
+    assert code == 2
+    assert talk.startswith(r"stage.py: error: '\udca4\udca2.xml' is not text in this locale: rename it, or")
 
 
 def test_help_does_not_run_the_stage(tmp_path):

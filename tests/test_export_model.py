@@ -1,6 +1,7 @@
 import json
 
 import torch
+import yaml
 from conftest import refusal, stage
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, pipeline
 
@@ -42,10 +43,16 @@ def test_a_pipeline_fills_masks(model):
 
 
 def test_exporting_again_replaces_the_folder_with_the_same_bytes(work, model, run, copy):
+    """Whatever the configuration says of the training and of its device: the record has it from the checkpoint."""
     folder = copy("model")
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["trainer"]["devices"], config["model"]["lr"] = [0], 0.5
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
     before = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
     stage(
-        "export_model.py", "--ckpt_path", run / "checkpoints" / "last.ckpt", "--output_dir", folder / "model", cwd=work
+        *("export_model.py", "--ckpt_path", run / "checkpoints" / "last.ckpt"),
+        *("--config", folder / "config.yaml", "--output_dir", folder / "model"),
+        cwd=work,
     )
     after = {path.name: path.read_bytes() for path in (folder / "model").iterdir()}
     assert sorted(after) == [name for name in sorted(before) if name != "tokenizer.meta.json"]

@@ -170,18 +170,6 @@ def test_a_kill_leaves_nothing_that_looks_finished_and_a_rerun_gives_the_same_by
     assert text.read_bytes() == (tmp_path / "b.txt").read_bytes()
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 300 kB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip(f"mounting a small tmpfs is not permitted: {mounted.stderr.decode().strip()}")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
-
-
 def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, small_disk):
     done = run(long_dump(tmp_path / "wiki.xml.bz2", 200), "--output_file", small_disk / "a.txt")
     assert done.returncode == 2
@@ -232,6 +220,12 @@ def test_wrong_options_are_refused_in_one_sentence(layouts, tmp_path, arguments,
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.splitlines()[-1] == f"extract_jawiki.py: error: {message}"
     assert not list(tmp_path.glob("*.txt")) and not list(tmp_path.glob(".*.partial"))
+
+
+def test_a_stream_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe.xml")
+    with pytest.raises(StageError, match="pipe.xml is not a regular file, and a dump is read twice: save it to a file"):
+        extract([tmp_path / "pipe.xml"], tmp_path)
 
 
 def test_a_dump_without_an_article_is_refused(tmp_path):

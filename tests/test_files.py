@@ -57,6 +57,24 @@ def test_an_output_appears_whole_with_its_size_and_hash(tmp_path):
     assert names(path.parent) == ["a.txt"]
 
 
+def test_a_link_to_a_file_stays_and_the_file_behind_it_gets_bytes_and_record(tmp_path):
+    (tmp_path / "big").mkdir()
+    link, real = tmp_path / "train.txt", tmp_path / "big" / "a.txt"
+    link.symlink_to(real)
+    for content in (b"old\n", b"new\n"):
+        with files.output(link) as out:
+            out.write(content)
+        files.write_record(link, {"stage": "x", "outputs": [out.describe()], "corpus": {"name": "wiki"}})
+    assert real.read_bytes() == link.read_bytes() == b"new\n"
+    assert names(tmp_path) == ["big", "train.txt"]
+    assert names(tmp_path / "big") == ["a.txt", "a.txt.meta.json"]
+    assert files.corpus_of(link) == files.corpus_of(real) == {"name": "wiki"}
+    assert files.require_record(link, "x") == files.require_record(real, "x")
+    real.write_bytes(b"ne")
+    with pytest.raises(StageError, match="train.txt has 2 bytes, its record says 4"):
+        files.require_record(link, "x")
+
+
 def test_an_error_in_the_middle_leaves_what_was_there_before(tmp_path):
     path = tmp_path / "a.txt"
     for before in (None, b"old\n"):
@@ -129,26 +147,21 @@ def test_many_runs_at_once_leave_one_whole_file(tmp_path):
     assert names(tmp_path) == ["a.txt"]
 
 
+def test_a_device_or_a_pipe_is_never_replaced_by_a_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "stdout").symlink_to(tmp_path / "pipe")
+    for name in ("pipe", "stdout"):
+        with pytest.raises(StageError, match=f"{name} is a device or a pipe"), files.output(tmp_path / name):
+            pass
+    assert names(tmp_path) == ["pipe", "stdout"]
+
+
 def test_a_folder_in_the_place_of_a_file_is_refused(tmp_path):
     with pytest.raises(StageError, match="is a folder, the name of a file to write is needed"):
         files.write_bytes(tmp_path, b"")
 
 
 # A full disk
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 256 KB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "none", folder], capture_output=True, text=True
-    )
-    if mounted.returncode:
-        pytest.skip(f"mounting a small disk is not permitted here: {mounted.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
 
 
 def test_a_full_disk_leaves_the_old_file_only(small_disk):
@@ -160,6 +173,12 @@ def test_a_full_disk_leaves_the_old_file_only(small_disk):
     assert error.value.errno == errno.ENOSPC
     assert names(small_disk) == ["a.txt"]
     assert path.read_bytes() == b"old\n"
+
+
+def test_a_disk_that_cannot_be_written_to_is_refused_before_the_work(small_disk):
+    subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+    with pytest.raises(StageError, match="cannot be written to: check its permissions, or write elsewhere"):
+        files.require_space(small_disk / "output" / "spm", 1, "this stage")
 
 
 def test_a_full_disk_leaves_no_folder(small_disk):
@@ -207,6 +226,17 @@ def test_a_folder_appears_whole_and_replaces_an_older_one_of_ours(tmp_path):
     assert names(model) == ["a", "meta.json"]
     assert files.read_record(model) == {"stage": "x", "outputs": [{"name": "a", "size": 4, "sha256": HASH}]}
     assert names(model.parent) == ["model"]
+
+
+def test_a_link_to_a_folder_stays_and_the_folder_behind_it_is_replaced(tmp_path):
+    (tmp_path / "big" / "model").mkdir(parents=True)
+    (tmp_path / "model").symlink_to(tmp_path / "big" / "model")
+    for content in (b"old", b"older", b"new\n"):
+        fill(tmp_path / "model", a=content)
+        assert (tmp_path / "big" / "model" / "a").read_bytes() == content
+    assert (tmp_path / "model").is_symlink()
+    assert names(tmp_path) == ["big", "model"]
+    assert names(tmp_path / "big") == ["model"]
 
 
 def test_an_empty_folder_is_filled(tmp_path):
@@ -377,6 +407,24 @@ def test_appending_is_refused_and_loses_nothing(tmp_path):
     assert talk == f"stage.py: error: {path} already holds 4 bytes: write with > and not >>\n"
     assert path.read_bytes() == b"old\n"
     assert names(tmp_path) == ["a.jsonl", "a.jsonl.meta.json"]
+
+
+def test_a_file_that_another_run_empties_is_never_called_finished(tmp_path):
+    body = (
+        "with cli.one_line_errors('stage.py'), files.standard_output() as out:\n"
+        "    out.write(b'first'); out.flush(); open('a.jsonl', 'wb'); out.write(b'second')"
+    )
+    path = tmp_path / "a.jsonl"
+    for program in (body, body.replace("; out.write(b'second')", "")):
+        with open(path, "wb") as file:
+            process = start(program, tmp_path, stdout=file)
+            talk = process.communicate()[1]
+        assert process.returncode == 2
+        assert talk == (
+            f"stage.py: error: another run wrote to {path} meanwhile: run one at a time, each to its own file\n"
+        )
+        assert path.read_bytes() == b""
+        assert names(tmp_path) == ["a.jsonl"]
 
 
 def test_a_pipe_gets_the_bytes_and_no_record(tmp_path):

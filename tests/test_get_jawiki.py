@@ -108,6 +108,8 @@ def test_a_real_dump_gives_real_texts(tmp_path):
         (["latest", "--mirror"], "--mirror needs a value"),
         (["latest", "--num_workers", "none"], "--num_workers must be 1 or more, got none"),
         (["latest", "--num_workers=0"], "--num_workers must be 1 or more, got 0"),
+        (["latest", "--valid-sentences", "1e6"], "--valid_sentences must be 1 or more, got 1e6"),
+        (["latest", "--test_sentences=0"], "--test_sentences must be 1 or more, got 0"),
         (
             ["x.txt", "--mirror", "http://127.0.0.1"],
             "--mirror has no use with local files: name a date, or leave it out",
@@ -160,6 +162,19 @@ def test_a_python_that_is_missing_too_old_or_bare_is_told(layouts, tmp_path):
         2,
         "get_jawiki.sh: error: no-such-python not found: install Python 3.11 or newer, or name one with PYTHON=...\n",
     )
+
+
+def test_a_cdpath_does_not_mislead_it(tmp_path):
+    (tmp_path / "x.txt").write_text("x")
+    done = subprocess.run(
+        ["bash", f"{ROOT.name}/{SCRIPT.name}", str(tmp_path / "x.txt")],
+        cwd=ROOT.parent,
+        env=os.environ | {"PYTHON": sys.executable, "CDPATH": str(ROOT.parent)},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert done.stderr.startswith(f"extract_jawiki.py: error: {tmp_path}/x.txt is not a MediaWiki dump")
 
 
 def test_help_explains_every_argument(tmp_path):

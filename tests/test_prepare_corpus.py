@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from test_dumps import ROOT
-from test_extract_jawiki import small_disk  # noqa: F401
 
 import prepare_corpus
 from bert_ja import corpus, files
@@ -169,7 +168,7 @@ def test_a_kill_leaves_the_earlier_corpus_or_none_and_a_rerun_gives_the_same_byt
             assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "other" / name).read_bytes()
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, small_disk):  # noqa: F811
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path, small_disk):
     text = tmp_path / "a.txt.bz2"
     text.write_bytes(bz2.compress(write_text(tmp_path / "a.txt", 10_000).read_bytes()))
     assert text.stat().st_size * prepare_corpus.TEXT_PER_PACKED_BYTE < 300_000

@@ -17,7 +17,6 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^ *```sh\n(.*?)^ *```", README, re.MULTILINE | re.DOTALL)
 COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip()]
 REFERENCE = ROOT.parent / "shared" / "reference" / "train-bert-readme.md"
-BY_FIRE = ("train_tokenizer.py", "prepare_train_data.py", "test.py", "export_model.py", "convert_tokenizer.py")
 
 
 def parse_script(command: str) -> None:

@@ -78,6 +78,12 @@ def test_a_missing_checkpoint_is_refused(work, run):
     )
 
 
+def test_a_batch_of_no_samples_is_refused(work, run):
+    assert refusal("test.py", "--ckpt_path", run, "--batch_size", 0, cwd=work).startswith(
+        "data.batch_size must be 1 or more"
+    )
+
+
 def test_a_misspelt_option_is_refused_before_any_work(tmp_path):
     assert refusal("test.py", "--checkpoint", "best", cwd=tmp_path) == (
         "--checkpoint is not an option of test.py (see python3 test.py --help)"

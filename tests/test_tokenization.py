@@ -15,6 +15,7 @@ import sentencepiece
 from conftest import ROOT, shared
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer
 
 from bert_ja import tokenization
 from bert_ja.cli import StageError
@@ -246,7 +247,7 @@ def test_a_folder_has_three_files_and_the_model_unchanged(folder):
 
 
 def test_a_pair_by_hand(spm):
-    encoded = tokenization.build_tokenizer(small_model()).encode("灯台守が ", "[MASK]を直した。")
+    encoded = Tokenizer.from_str(tokenization.tokenizer_json(small_model())).encode("灯台守が ", "[MASK]を直した。")
     a, b = spm.encode("灯台守が"), spm.encode("を直した。")
     assert encoded.ids == [2, *a, 3, 4, *b, 3]
     assert encoded.type_ids == [0] * (len(a) + 2) + [1] * (len(b) + 2)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT
@@ -238,6 +239,14 @@ def test_a_folder_with_other_files_is_not_replaced(lines, place):
     with pytest.raises(StageError, match="output/model holds pytorch_model.bin, which this stage did not write"):
         train_tokenizer.main("data/train.txt")
     assert (place / "output/model/pytorch_model.bin").read_bytes() == b"x"
+
+
+def test_a_disk_that_is_too_small_is_refused_before_the_work(lines, place, monkeypatch):
+    write_text(place, lines)
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3_000_000))
+    with pytest.raises(StageError, match="the tokenizer needs about 12 MB on the disk of .*, but only 3 MB are free"):
+        train_tokenizer.main("data/train.txt")
+    assert not (place / "output").exists()
 
 
 def test_a_stream_is_refused(place):

@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 import yaml
-from conftest import CONFIG, ROOT, refusal, stage
+from conftest import CONFIG, refusal, stage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from bert_ja import files, tokenization, training
@@ -142,8 +142,3 @@ def test_one_batch_is_learned_by_heart(work, samples, tokenizer):
         optimizer.step()
     assert mlm < 0.1
     assert nsp < 0.1
-
-
-def test_the_scripts_of_the_published_procedure_exist():
-    for name in ("get_jawiki.sh", "train_tokenizer.py", "prepare_train_data.py", "trainer.py", "test.py"):
-        assert (ROOT / name).is_file()

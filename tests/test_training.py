@@ -1,18 +1,23 @@
 """What trainer.py refuses and finds, called in this process: importing Lightning for each case would take minutes."""
 
+import csv
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
-from conftest import CONFIG, ROOT, stage
+from conftest import CONFIG, ROOT
 
 import trainer
-from bert_ja import files, tokenization, training
+from bert_ja import callbacks, files, tokenization, training
+from bert_ja.callbacks import WholeCheckpointIO
 from bert_ja.cli import StageError
-from bert_ja.dataset import Batches, Columns
+from bert_ja.dataset import BatchDataset, Batches, Columns, EpochSampler
 from bert_ja.pretraining import BertPretraining
 
 PUBLISHED = {
@@ -20,6 +25,7 @@ PUBLISHED = {
     "trainer": {
         "gradient_clip_val": 1.0,
         "gpus": 1,
+        "accelerator": None,
         "tpu_cores": None,
         "progress_bar_refresh_rate": 1,
         "weights_summary": "top",
@@ -66,6 +72,7 @@ def here(samples, copy, monkeypatch) -> Path:
 def test_a_published_configuration_is_told_every_key_to_change():
     assert training.outdated_keys(PUBLISHED) == [
         "trainer.gpus: now trainer.accelerator: gpu and trainer.devices: N",
+        "trainer.accelerator: null is no longer a value, now cpu, gpu or auto",
         "trainer.tpu_cores: now trainer.accelerator: tpu and trainer.devices: N",
         "trainer.progress_bar_refresh_rate: now trainer.enable_progress_bar",
         "trainer.weights_summary: now trainer.enable_model_summary",
@@ -86,7 +93,7 @@ def test_a_published_configuration_is_refused_in_one_sentence(tmp_path):
     assert message.startswith(
         f"{tmp_path / 'config.yaml'} is written for an older pytorch-lightning or layout; change "
     )
-    assert message.count(": now ") + message.count(": remove it") == 11
+    assert message.count(": now ") + message.count(": remove it") + message.count(", now ") == 12
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.name)
@@ -148,6 +155,10 @@ def test_the_default_configuration_can_be_read_again(capsys, tmp_path):
         ("", "CONFIG is empty: make one with python3 trainer.py --print_config > config.yaml"),
         ("trainer: [", "CONFIG is not YAML, line 1: mend it, or start from trainer.py --print_config"),
         ("- 1\n", "CONFIG is not a configuration (sections trainer, model, data): start from --print_config"),
+        (
+            "model:\ntrainer: [1]\n",
+            "CONFIG: trainer, model must hold options, one a line: start from --print_config",
+        ),
     ],
 )
 def test_a_broken_configuration_is_refused(content, message, tmp_path):
@@ -176,10 +187,34 @@ def test_a_missing_configuration_is_refused(tmp_path):
             "model.num_hidden_layers must be 1 or more, got 0; "
             "model.hidden_dropout_prob must be 0 or more and below 1, got 1.0",
         ),
+        (
+            ["--model.intermediate_size", -1, "--model.weight_decay", -1, "--model.num_warmup_steps", -5],
+            "model.intermediate_size must be 1 or more, got -1; model.num_warmup_steps must be 0 or more, got -5; "
+            "model.weight_decay must be 0 or more, got -1.0",
+        ),
+        (["--trainer.accumulate_grad_batches", 0], "trainer.accumulate_grad_batches must be 1 or more, got 0"),
+        (
+            ["--trainer.logger", "false"],
+            "trainer.logger is false, but a run stands in the logger's folder: leave that key out",
+        ),
+        (
+            ["--data.mlm_probability", 15],
+            "data.mlm_probability must be above 0 and at most 1, data.mask_replace_prob and data.random_replace_prob "
+            "0 or more and at most 1 together, got 15.0, 0.8 and 0.1",
+        ),
+        (
+            ["--data.random_replace_prob", 0.5],
+            "data.mlm_probability must be above 0 and at most 1, data.mask_replace_prob and data.random_replace_prob "
+            "0 or more and at most 1 together, got 0.15, 0.8 and 0.5",
+        ),
     ],
 )
-def test_options_that_cannot_work_are_named_all_at_once(options, message):
+def test_options_that_cannot_work_are_named_all_at_once(options, message, here):
     assert refused("--config", CONFIG, *options) == message
+
+
+def test_no_arguments_at_all_are_the_default_configuration():
+    assert refused().startswith("data.tokenizer_model is not set")
 
 
 def test_an_unknown_option_is_refused():
@@ -247,9 +282,10 @@ def test_a_jsonl_without_a_record_is_refused(here):
 
 
 def test_validation_samples_without_labels_are_refused(here):
-    assert refused("--config", CONFIG, "--data.valid_file", "data/train.jsonl") == (
-        "data/train.jsonl has no labels, so its loss would change with every pass: make it with --get_raw True"
-    )
+    for override in ((), ("--data.ignore_records", "true")):
+        assert refused("--config", CONFIG, "--data.valid_file", "data/train.jsonl", *override) == (
+            "data/train.jsonl has no labels, so its loss would change with every pass: make it with --get_raw True"
+        )
 
 
 def test_a_missing_file_of_samples_is_refused(here):
@@ -272,22 +308,78 @@ def test_more_warm_up_than_steps_is_refused(here):
     )
 
 
+def test_a_linear_schedule_without_an_end_is_refused(here):
+    assert refused("--config", CONFIG, "--trainer.max_epochs", -1) == (
+        "model.lr_schedule linear needs a last step: set trainer.max_steps or trainer.max_epochs"
+    )
+
+
+def test_a_validation_that_would_never_come_is_refused(here):
+    few = ("--trainer.limit_train_batches", 7, "--trainer.val_check_interval", 8)
+    assert refused("--config", CONFIG, *few).startswith(
+        "trainer.val_check_interval is 8 batches, an epoch has 7: lower it"
+    )
+
+
+def with_callback(folder: Path, name: str, **arguments) -> Path:
+    config = yaml.safe_load(CONFIG.read_text())
+    config["trainer"]["callbacks"] = [{"class_path": name, "init_args": arguments}]
+    (folder / "config.yaml").write_text(yaml.safe_dump(config))
+    return folder / "config.yaml"
+
+
+def test_a_run_that_would_leave_no_checkpoint_is_refused(here):
+    config = with_callback(here, "bert_ja.callbacks.ModelCheckpoint", monitor="val_loss", every_n_train_steps=10_000)
+    few = ("--trainer.max_epochs", 2, "--trainer.limit_train_batches", 2, "--model.num_warmup_steps", 1)
+    assert refused("--config", config, *few) == (
+        "the checkpoints' every_n_train_steps is 10,000, the run has 4 optimizer steps and would leave none: lower it"
+    )
+
+
+def test_a_worse_checkpoint_is_not_made_up_for_before_the_next_multiple(here, monkeypatch):
+    """Validation after every step, a checkpoint every 2; with a falling loss and mode max, only the first is kept."""
+    arguments = {"monitor": "val_loss", "mode": "max", "save_top_k": 1, "every_n_train_steps": 2}
+    config = with_callback(here, "bert_ja.callbacks.ModelCheckpoint", **arguments)
+    few = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 6, "--trainer.limit_val_batches", 1)
+    few = (*few, "--trainer.val_check_interval", 1, "--trainer.check_val_every_n_epoch", 1)
+    candidates, save = [], callbacks.ModelCheckpoint._save_topk_checkpoint
+    monkeypatch.setattr(
+        callbacks.ModelCheckpoint,
+        "_save_topk_checkpoint",
+        lambda self, trainer, metrics: (candidates.append(trainer.global_step), save(self, trainer, metrics)),
+    )
+    trainer.main(list(map(str, ("--config", config, *few, "--model.num_warmup_steps", 1))))
+    assert candidates == [2, 4, 6]
+
+
+def test_a_metric_that_does_not_exist_is_one_sentence(here):
+    config = with_callback(here, "bert_ja.callbacks.ModelCheckpoint", monitor="val_los")
+    few = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 1, "--model.num_warmup_steps", 0)
+    few = (*few, "--trainer.check_val_every_n_epoch", 1)
+    assert refused("--config", config, *few) == (
+        "the checkpoints' monitor 'val_los' is not measured: name one of val_loss, val_mlm_loss, val_mlm_accuracy, "
+        "val_nsp_loss, val_nsp_accuracy"
+    )
+
+
 def test_two_devices_are_refused(here):
     assert refused("--config", CONFIG, "--trainer.devices", 2).startswith("trainer.devices asks for 2 devices")
 
 
-def test_a_full_disk_during_training_is_one_sentence_and_leaves_no_half_checkpoint(here, disk):
-    """A checkpoint of this model is 10 MB, the disk has 4."""
+def test_too_little_room_for_the_checkpoints_is_refused(here, disk):
+    """Two of the best, the last and the next, 12 bytes for each of 883,130 parameters: 42 MB."""
     small = disk(4_000_000)
-    steps = (
-        *("--trainer.max_epochs", 1, "--trainer.check_val_every_n_epoch", 1, "--trainer.limit_train_batches", 2),
-        *("--model.num_warmup_steps", 1, "--trainer.default_root_dir", small),
+    assert refused("--config", CONFIG, "--trainer.default_root_dir", small) == (
+        f"the set of checkpoints needs about 42 MB on the disk of {small}, but only 4 MB are free: "
+        "free some space or write elsewhere"
     )
-    ended = stage("trainer.py", "--config", CONFIG, *steps, cwd=here, check=False)
-    assert ended.returncode == 2
-    assert ended.stderr.splitlines()[-1].startswith("trainer.py: error: the disk is full")
-    assert "Traceback" not in ended.stderr
-    assert not [file for file in small.rglob("*") if "ckpt" in file.name]
+
+
+def test_a_disk_that_fills_up_leaves_no_half_checkpoint(disk):
+    small = disk(300_000)
+    with pytest.raises(OSError, match="No space left"), training.one_line_failures():
+        WholeCheckpointIO().save_checkpoint({"weights": torch.zeros(1_000_000)}, small / "checkpoints" / "last.ckpt")
+    assert list((small / "checkpoints").iterdir()) == []
 
 
 # Checkpoints
@@ -321,6 +413,30 @@ def test_best_last_a_run_and_a_file_name_a_checkpoint(work, run, monkeypatch):
     assert training.find_config(None, best) == Path("lightning_logs/version_0/config.yaml")
 
 
+def test_the_best_of_a_copied_run_is_the_same_whatever_the_times_of_its_files(work, run, copy):
+    folder = copy(str(run.relative_to(work))) / run.relative_to(work)
+    first = min((folder / "checkpoints").glob("epoch=*"))
+    os.utime(first, (2e9, 2e9))
+    assert training.find_checkpoint(str(folder)).name == training.find_checkpoint(str(run)).name != first.name
+
+
+def test_the_best_is_that_of_the_callback_with_a_metric(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    states = {"every": {"monitor": None, "best_model_path": "every.ckpt"}, "lr": {}}
+    states["best"] = {"monitor": "val_loss", "best_model_path": "gone/best.ckpt"}
+    content = {"state_dict": {}, "hyper_parameters": {}, "provenance": {}, "global_step": 3, "callbacks": states}
+    for name in ("every", "best"):
+        torch.save(content, tmp_path / "checkpoints" / f"{name}.ckpt")
+    assert training.find_checkpoint(str(tmp_path)).name == "best.ckpt"
+
+
+def test_the_newest_run_is_the_one_with_the_highest_number(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("version_9", "version_10", "version_2_old", "version_x"):
+        (tmp_path / "lightning_logs" / name).mkdir(parents=True)
+    assert training.newest_run() == Path("lightning_logs/version_10")
+
+
 def test_without_a_run_best_and_last_are_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("best", "last"):
@@ -346,6 +462,28 @@ def test_weights_of_another_shape_are_named(run):
         )
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"num_hidden_layers": 3, "num_attention_heads": 2}, "absent in the checkpoint and (128, 128) in the model"),
+        ({"num_attention_heads": 4}, "it has 2 attention heads, model.num_attention_heads is 4"),
+    ],
+)
+def test_a_checkpoint_of_another_configuration_is_refused(run, options, message):
+    path = run / "checkpoints" / "last.ckpt"
+    model = BertPretraining(3000, **{"hidden_size": 128, "num_hidden_layers": 2} | options)
+    with pytest.raises(StageError, match=re.escape(message)):
+        training.load_weights(model, path, training.load_checkpoint(path))
+
+
+def test_a_refusal_keeps_its_sentence_whatever_it_came_from():
+    with pytest.raises(StageError, match="another run is writing"), training.one_line_failures():
+        try:
+            raise BlockingIOError(11, "busy")
+        except BlockingIOError:
+            raise StageError("another run is writing") from None
+
+
 # The optimizer step
 
 
@@ -365,11 +503,65 @@ def test_accumulation_gives_the_gradient_of_the_whole_step(samples, tokenizer, b
         assert torch.allclose(gradient(model, [batches.batch(0, n) for n in numbers]), expected, atol=1e-6)
 
 
-def small_model(vocab_size: int) -> BertPretraining:
+def small_model(vocab_size: int, **options) -> BertPretraining:
     torch.manual_seed(0)
-    return BertPretraining(
-        vocab_size, 32, 1, 2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, max_position_embeddings=512
-    )
+    options |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return BertPretraining(vocab_size, 32, 1, 2, max_position_embeddings=512, **options)
+
+
+@pytest.fixture
+def fit(samples, tokenizer, tmp_path):
+    """A function that trains a small model for `limit_train_batches` batches of 8 samples in this process."""
+    vocabulary = tokenization.vocabulary(tokenizer)
+    columns = Columns.open(samples / "train.jsonl", files.read_record(samples / "train.jsonl"))
+    batches = Batches(columns, vocabulary, 8, 1, True)
+    loader = torch.utils.data.DataLoader(BatchDataset(batches), batch_size=None, sampler=EpochSampler(batches))
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
+
+    def run(model: BertPretraining, **options) -> BertPretraining:
+        options = {"logger": False, "max_epochs": 1} | quiet | options
+        pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **options).fit(model, loader)
+        return model
+
+    return run
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_a_fused_optimizer_clips_in_mixed_precision_and_gives_the_weights_of_a_plain_one(fit, optimizer, monkeypatch):
+    """As on a GPU with 16-mixed: gradients are unscaled, then clipped, then the fused step is taken."""
+    weights, new_optimizer = [], BertPretraining.new_optimizer
+    for fused in (True, False):
+        monkeypatch.setattr(
+            BertPretraining, "new_optimizer", lambda self, fused, forced=fused: new_optimizer(self, forced)
+        )
+        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+        plugin = pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)
+        model = small_model(3000, optimizer=optimizer, lr=0.01)
+        fit(model, limit_train_batches=3, gradient_clip_val=0.1, plugins=[plugin])
+        assert scaler.get_scale() == 1024.0
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert not torch.equal(weights[0], torch.cat([p.detach().flatten() for p in small_model(3000).parameters()]))
+    assert torch.allclose(weights[0], weights[1], atol=1e-5)
+
+
+def test_training_losses_are_logged_at_the_step_that_they_are_of(fit, tmp_path):
+    logged = {}
+    for every in (1, 3):
+        fit(
+            small_model(3000, lr=0.01),
+            limit_train_batches=7,
+            log_every_n_steps=every,
+            logger=pl.loggers.CSVLogger(tmp_path, version=every),
+        )
+        rows = csv.DictReader(open(tmp_path / "lightning_logs" / f"version_{every}" / "metrics.csv"))
+        logged[every] = {int(row["step"]): float(row["train_mlm_loss"]) for row in rows}
+    assert list(logged[1]) == list(range(7))
+    assert len(set(logged[1].values())) == 7
+    assert logged[3] == {step: logged[1][step] for step in (2, 5)}
+
+
+def test_no_logging_at_all_is_possible(fit):
+    assert fit(small_model(3000), limit_train_batches=1, log_every_n_steps=0).trainer.global_step == 1
 
 
 def gradient(model: BertPretraining, micro_batches: list[dict]) -> torch.Tensor:

@@ -335,6 +335,7 @@ NESTINGS |= {"<ref>": "</ref>", "-{": "}-", "（": "）", "<table>": "</table>",
 PATHOLOGICAL = {opener: opener * 20_000 for opener in OPENERS}
 PATHOLOGICAL |= {a + "..." + b: a * 10_000 + "茶は木。" + b * 10_000 for a, b in NESTINGS.items()}
 PATHOLOGICAL["mixture"] = "".join(OPENERS) * 400
+PATHOLOGICAL["one long line of openers"] = "<!--" * 400_000
 PATHOLOGICAL["long attribute"] = "<div " + 'a="b" ' * 20_000
 PATHOLOGICAL["spaces before a mark"] = "茶、" + " " * 100_000 + "{{x}}木"
 
