@@ -97,6 +97,25 @@ def write_samples(out: files.Output, folder: Path, counts: dict, rule: samples.P
     return total
 
 
+def record(
+    rule: samples.PairRule, inputs: list[dict], outputs: list[dict], counts: dict, written: Counter, corpus: dict | None
+) -> dict:
+    """The record of a JSONL, but for its field `run`."""
+    options = {"max_seq_len": rule.max_seq_len, "buffer_size": rule.buffer_size, "get_raw": rule.masked}
+    return {
+        "stage": "prepare_train_data.py",
+        "options": options | (vars(rule.masking) if rule.masked else {}),
+        "seed": rule.seed,
+        "versions": files.versions("sentencepiece", "numpy"),
+        "inputs": inputs,
+        "outputs": outputs,
+        "counts": counts | {name: written[name] for name in sorted(written)},
+        "tokenizer": rule.vocabulary.facts(),
+        "longest_sample": written["longest_sample"],
+        "corpus": corpus,
+    }
+
+
 def main(
     filename: str,
     buffer_size: int = 10000,
@@ -146,21 +165,8 @@ def main(
         written = write_samples(out, folder, counts, rule, num_workers)
 
     if out.path is not None:
-        record = {
-            "stage": "prepare_train_data.py",
-            "options": {"max_seq_len": max_seq_len, "buffer_size": buffer_size, "get_raw": get_raw}
-            | (vars(masking) if get_raw else {}),
-            "seed": seed,
-            "versions": files.versions("sentencepiece", "numpy"),
-            "inputs": [read],
-            "outputs": [out.describe()],
-            "counts": {**counts, **{name: written[name] for name in sorted(written)}},
-            "tokenizer": vocabulary.facts(),
-            "longest_sample": written["longest_sample"],
-            "corpus": corpus,
-            "run": files.run_facts(filename=filename, tokenizer_model=tokenizer_model) | {"num_workers": num_workers},
-        }
-        files.write_record(out.path, record)
+        paths = files.run_facts(filename=filename, tokenizer_model=tokenizer_model) | {"num_workers": num_workers}
+        files.write_record(out.path, record(rule, [read], [out.describe()], counts, written, corpus) | {"run": paths})
     cli.say(
         f"wrote {written['samples']:,} samples, {written['tokens'] / written['samples']:.1f} tokens on average "
         f"({counts['documents']:,} documents, {written['random_pairs'] / written['samples']:.1%} random pairs, "

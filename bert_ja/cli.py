@@ -99,6 +99,33 @@ def _not_text(argv: list[str]) -> list[str]:
     return [f"{ascii(token)} is not text in this locale: rename it, or set LC_ALL=C.UTF-8" for token in wrong]
 
 
+def _read(
+    argv: list[str], hints: dict, options: list[str], files_follow: bool, program: str
+) -> tuple[list, dict, list]:
+    """(words that belong to no option, {option: its text}, what is wrong) of a command line."""
+    positional, texts, problems = [], {}, []
+    rest = list(argv)
+    while rest:
+        token = _short_flag(rest.pop(0), options)
+        if not token.startswith("--"):
+            positional.append(token)
+            continue
+        name, value = _split_flag(token)
+        if name not in options and name.startswith("no") and hints.get(name[2:]) is bool and value is None:
+            name, value = name[2:], "False"
+        hint = hints[name] if name in options else str
+        if value is None and _follows_as_value(rest, hint, files_follow):
+            value = rest.pop(0)
+        if name not in options:
+            problems.append(_unknown(name, options, program))
+        elif value is None and bool not in _accepted_types(hint):
+            problems.append(f"--{name} needs a value")
+        else:
+            problems += [f"--{name} is given twice"] if name in texts else []
+            texts[name] = "True" if value is None else value
+    return positional, texts, problems
+
+
 def parse(main: Callable, argv: list[str], program: str) -> tuple[list, dict]:
     """Arguments for `main(*files, **options)` from a command line, checked against its signature.
 
@@ -109,33 +136,8 @@ def parse(main: Callable, argv: list[str], program: str) -> tuple[list, dict]:
     files = next((p.name for p in parameters.values() if p.kind is p.VAR_POSITIONAL), None)
     options = [name for name in parameters if name != files]
     required = [name for name in options if parameters[name].default is inspect.Parameter.empty]
-    positional, values = [], {}
-    problems = _not_text(argv)
-    rest = list(argv)
-    while rest:
-        token = _short_flag(rest.pop(0), options)
-        if not token.startswith("--"):
-            positional.append(token)
-            continue
-        name, value = _split_flag(token)
-        if name not in options:
-            if name.startswith("no") and hints.get(name[2:]) is bool and value is None:
-                name, value = name[2:], "False"
-            else:
-                problems.append(_unknown(name, options, program))
-                if value is None and rest and not rest[0].startswith("--"):
-                    rest.pop(0)
-                continue
-        if value is None and _follows_as_value(rest, hints[name], files is not None):
-            value = rest.pop(0)
-        if value is None:
-            if bool not in _accepted_types(hints[name]):
-                problems.append(f"--{name} needs a value")
-                continue
-            value = "True"
-        if name in values:
-            problems.append(f"--{name} is given twice")
-        values[name] = value
+    positional, values, problems = _read(argv, hints, options, files is not None, program)
+    problems = _not_text(argv) + problems
     if files is None:
         for name in [n for n in required if n not in values][: len(positional)]:
             values[name] = positional.pop(0)
