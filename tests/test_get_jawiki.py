@@ -166,10 +166,11 @@ def test_a_python_that_is_missing_too_old_or_bare_is_told(layouts, tmp_path):
 
 def test_a_cdpath_does_not_mislead_it(tmp_path):
     (tmp_path / "x.txt").write_text("x")
+    (tmp_path / "here").symlink_to(ROOT)
     done = subprocess.run(
-        ["bash", f"{ROOT.name}/{SCRIPT.name}", str(tmp_path / "x.txt")],
-        cwd=ROOT.parent,
-        env=os.environ | {"PYTHON": sys.executable, "CDPATH": str(ROOT.parent)},
+        ["bash", f"here/{SCRIPT.name}", str(tmp_path / "x.txt")],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHON": sys.executable, "CDPATH": str(tmp_path)},
         stderr=subprocess.PIPE,
         text=True,
         timeout=60,

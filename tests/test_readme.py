@@ -94,7 +94,7 @@ def test_the_tree_names_every_file():
     tree = README[README.index("```text") :]
     for path in filter(None, tracked):
         folder = path.split("/")[0]
-        if folder == "bert_ja" and path != "bert_ja/__init__.py" or "/" not in path and path != ".gitignore":
+        if folder == "bert_ja" and path != "bert_ja/__init__.py" or "/" not in path and not path.startswith("."):
             assert f"\n{path} " in tree, path
     for name in re.findall(r"^([\w./-]+\.(?:py|sh|md|toml|txt)|Makefile|Dockerfile|LICENSE) ", tree, re.MULTILINE):
         assert (ROOT / name).is_file(), name

@@ -162,6 +162,7 @@ def test_ctrl_c_reaches_the_parent_alone_and_ends_all():
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
     )
     workers = [int(process.stdout.readline()) for _ in range(3)]
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
