@@ -174,7 +174,7 @@ class Columns:
         key = _columns_key(jsonl, record)
         built = _built(folder)
         if built is None or built.get("key") != key or not _are_whole(folder, built):
-            # Columns, two or four bytes a token, take less room than the JSON that they are made from.
+            # Columns, four bytes a token, take less room than the JSON that they are made from.
             files.require_space(folder.parent, jsonl.stat().st_size, f"the columns of {jsonl}")
             build_columns(jsonl, folder, key)
             built = files.read_record(folder)
