@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from bert_ja import cli, corpus, dumps, files, sentences, wikitext, workers
+from bert_ja import cli, documents, dumps, files, sentences, wikitext, workers
 
 BATCH = 200_000  # characters of wikitext that a worker takes at once, about 20 articles
 OUTPUT_PER_BYTE = {True: 2.5, False: 0.65}  # text and index per byte of bz2 (True) and XML; 315 real articles: 2.4, 0.6
@@ -41,7 +41,7 @@ def extract(page: dumps.Page) -> Extract:
             for paragraph in wikitext.clean(page.text)
             for sentence in sentences.split(paragraph)
             for piece in sentences.cut(sentence)
-            if (line := corpus.tidy(piece))
+            if (line := documents.tidy(piece))
         ]
     except Exception as error:  # whatever it is, one page must not cost the other million
         return Extract(row, [], f"{type(error).__name__}: {error}"[:200])
@@ -79,7 +79,7 @@ def batches(pages: Iterable[dumps.Page]) -> Iterator[list[dumps.Page]]:
         yield batch
 
 
-def write_articles(extracts: Iterable[Extract], writer: corpus.Writer, counts: Counter) -> list[dict]:
+def write_articles(extracts: Iterable[Extract], writer: documents.Writer, counts: Counter) -> list[dict]:
     """Write every article that has a sentence; the pages that failed, for the record."""
     failures: list[dict] = []
     for row, found, failure in extracts:
@@ -146,7 +146,7 @@ def main(
     started = time.time()
     text = Path(output_file)
     cli.require({f"{text} is a folder, --output_file must name a file": not text.is_dir()})
-    index = Path(index_file) if index_file is not None else corpus.index_path(text)
+    index = Path(index_file) if index_file is not None else documents.index_path(text)
     paths = check(dump_files, text, index, num_workers)
     inputs = [files.describe(path) for path in paths]
     counts = Counter(dict.fromkeys(KINDS, 0))
@@ -154,7 +154,7 @@ def main(
     size = sum(described["size"] for described in inputs)
     with (
         tqdm(total=size, unit="B", unit_scale=True, desc="extracting", delay=1) as progress,
-        corpus.writers((text, index)) as (writer,),
+        documents.writers((text, index)) as (writer,),
     ):
         done = workers.ordered_map(extract_batch, batches(read(paths, counts, progress)), num_workers)
         failures = write_articles((extract for batch in done for extract in batch), writer, counts)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from bert_ja import cli, corpus, files
+from bert_ja import cli, corpus, documents, files
 
 NAME_A_TEXT = "name a text with one sentence a line, like the data/jawiki.txt of extract_jawiki.py"
 REPORT = "corpus.meta.json"
@@ -21,7 +21,7 @@ TEXT_PER_PACKED_BYTE = 8  # of .gz, .bz2 and .xz, at most
 
 def check(files_given: Sequence[str], outputs: list[Path], valid: int | None, test: int | None) -> list[Path]:
     """Refuse what cannot work; the texts to read."""
-    names = [corpus.plain_path(path).name for path in files_given]
+    names = [documents.plain_path(path).name for path in files_given]
     twice = sorted({name for name in names if names.count(name) > 1})
     cli.require(
         {
@@ -31,20 +31,20 @@ def check(files_given: Sequence[str], outputs: list[Path], valid: int | None, te
             f"--test_sentences must be 1 or more, got {test}": test is None or test >= 1,
         }
     )
-    taken = {path.resolve() for output in outputs for path in (output, corpus.index_path(output))}
+    taken = {path.resolve() for output in outputs for path in (output, documents.index_path(output))}
     for path in map(Path, files_given):
         files.require_file(path, NAME_A_TEXT)
         if not path.is_file():
             raise cli.StageError(f"{path} is not a regular file, and a corpus is read twice: save it to a file first")
-        if taken & {path.resolve(), corpus.index_path(path).resolve()}:
+        if taken & {path.resolve(), documents.index_path(path).resolve()}:
             raise cli.StageError(f"{path} would be overwritten by {outputs[0].parent}: name another --output_dir")
-        corpus.require_text(path, NAME_A_TEXT)
+        documents.require_text(path, NAME_A_TEXT)
     return [Path(path) for path in files_given]
 
 
 def unpacked_size(path: Path) -> int:
     """About how many bytes of text a file holds."""
-    return path.stat().st_size * (TEXT_PER_PACKED_BYTE if corpus.is_compressed(path) else 1)
+    return path.stat().st_size * (TEXT_PER_PACKED_BYTE if documents.is_compressed(path) else 1)
 
 
 def origin(paths: list[Path], name: str, license: str | None, source: str | None) -> dict:
@@ -63,14 +63,14 @@ def origin(paths: list[Path], name: str, license: str | None, source: str | None
     }
 
 
-def documents(paths: list[Path]) -> Iterator[tuple[dict, Iterator[str]]]:
+def all_documents(paths: list[Path]) -> Iterator[tuple[dict, Iterator[str]]]:
     """The documents of all texts; of several texts each row says its source."""
     for path in paths:
-        for row, sentences in corpus.documents(path):
+        for row, sentences in documents.documents(path):
             yield row if len(paths) == 1 else row | {"source": row.get("source", path.name)}, sentences
 
 
-def write_records(folder: Path, writers: list[corpus.Writer], common: dict) -> None:
+def write_records(folder: Path, writers: list[documents.Writer], common: dict) -> None:
     """The record of each text, then the report on all."""
     run = {"run": files.run_facts(output_dir=folder)}
     for writer in writers:
@@ -122,8 +122,8 @@ def main(
         keys, counts = corpus.take_inventory(paths, seed, progress.update)
     parts = corpus.split(keys, counts, valid_sentences, test_sentences)
 
-    with corpus.writers(*((text, corpus.index_path(text)) for text in outputs)) as writers:
-        progress = tqdm(documents(paths), total=len(parts), unit=" documents", desc="splitting", delay=1)
+    with documents.writers(*((text, documents.index_path(text)) for text in outputs)) as writers:
+        progress = tqdm(all_documents(paths), total=len(parts), unit=" documents", desc="splitting", delay=1)
         for part, (row, sentences) in zip(parts, progress, strict=True):
             writers[part].write(row, sentences)
         (folder / REPORT).unlink(missing_ok=True)  # the one of an earlier corpus

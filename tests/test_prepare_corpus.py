@@ -13,7 +13,7 @@ import pytest
 from test_dumps import ROOT
 
 import prepare_corpus
-from bert_ja import corpus, files
+from bert_ja import corpus, documents, files
 from bert_ja.cli import StageError
 
 NAMES = [f"{part}.{kind}" for part in corpus.PARTS for kind in ("txt", "index.jsonl", "txt.meta.json")]
@@ -46,7 +46,7 @@ def prepare(*paths: Path, folder: Path, **options) -> dict[str, list[list[str]]]
 
 
 def read(path: Path) -> list[list[str]]:
-    return [list(sentences) for _, sentences in corpus.documents(path)]
+    return [list(sentences) for _, sentences in documents.documents(path)]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_three_documents_give_one_each(tmp_path):
 def test_index_and_record_say_where_a_document_came_from(text, tmp_path):
     prepare(text, folder=tmp_path / "out")
     for part in corpus.PARTS:
-        for row, sentences in corpus.documents(tmp_path / "out" / f"{part}.txt"):
+        for row, sentences in documents.documents(tmp_path / "out" / f"{part}.txt"):
             number = int(row["id"].removeprefix("story.txt:"))
             assert list(row) == ["id", "first_line", "lines"]
             assert list(sentences)[0].startswith(f"storyの話{number}の0番目")
@@ -93,7 +93,7 @@ def test_several_files_make_one_corpus_that_says_the_source(text, tmp_path):
     packed.write_bytes(bz2.compress(write_text(tmp_path / "news.txt", 40).read_bytes()))
     parts = prepare(text, packed, folder=tmp_path / "out")
     assert sum(map(len, parts.values())) == 340
-    rows = [row for part in corpus.PARTS for row, _ in corpus.documents(tmp_path / "out" / f"{part}.txt")]
+    rows = [row for part in corpus.PARTS for row, _ in documents.documents(tmp_path / "out" / f"{part}.txt")]
     assert {(row["source"], row["id"].partition(":")[0]) for row in rows} == {
         ("story.txt", "story.txt"),
         ("news.txt.bz2", "news.txt"),
@@ -103,13 +103,13 @@ def test_several_files_make_one_corpus_that_says_the_source(text, tmp_path):
 def test_an_index_beside_the_text_and_the_dump_of_its_record_are_carried_on(tmp_path):
     text = tmp_path / "jawiki.txt"
     dump = {"date": "20261101", "file": "jawiki-20261101.xml.bz2", "sha256": "ab"}
-    with corpus.writers((text, corpus.index_path(text))) as (writer,):
+    with documents.writers((text, documents.index_path(text))) as (writer,):
         for number in range(5):
             writer.write({"id": 100 + number, "title": f"題{number}", "revision": 7}, ["文。", "文二。"])
     about = {"name": None, "license": "CC BY-SA 4.0", "source": None, "dump": dump}
     files.write_record(text, {"outputs": writer.outputs(), "corpus": about})
     prepare(text, folder=tmp_path / "out", source="どこか")
-    rows = [row for part in corpus.PARTS for row, _ in corpus.documents(tmp_path / "out" / f"{part}.txt")]
+    rows = [row for part in corpus.PARTS for row, _ in documents.documents(tmp_path / "out" / f"{part}.txt")]
     assert sorted(row["id"] for row in rows) == [100, 101, 102, 103, 104]
     assert list(rows[0]) == ["id", "title", "revision", "first_line", "lines"]
     for path in (tmp_path / "out" / "train.txt.meta.json", tmp_path / "out" / "corpus.meta.json"):
@@ -245,6 +245,6 @@ def test_bad_input_is_refused_in_one_sentence(text, tmp_path, arguments, message
 
 
 def test_an_index_that_does_not_fit_is_refused(text, tmp_path):
-    corpus.index_path(text).write_text('{"id": 1, "first_line": 0, "lines": 1}\n')
+    documents.index_path(text).write_text('{"id": 1, "first_line": 0, "lines": 1}\n')
     with pytest.raises(StageError, match="story.index.jsonl does not fit .*story.txt: make both again"):
         prepare(text, folder=tmp_path / "out")
