@@ -1,11 +1,12 @@
 """Stage 1: a MediaWiki dump to clean text, one sentence a line, a blank line after each article.
 
-Reads the .xml.bz2 files of a dump (classic or Content File Exports) or plain XML; writes the text, its index (one
-JSON row an article) and a record; the same bytes for any number of workers:
+Reads the .xml.bz2 files of a dump (classic, multistream or Content File Exports), plain XML, or either on standard
+input; writes the text, its index (one JSON row an article) and a record; the same bytes for any number of workers:
 
     python3 extract_jawiki.py jawiki-20261101-pages-articles-multistream.xml.bz2 --output_file data/jawiki.txt
 """
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -15,153 +16,154 @@ from typing import NamedTuple
 
 from tqdm import tqdm
 
-from bert_ja import cli, documents, dumps, files, sentences, wikitext, workers
+from bert_ja import cli, documents, dumps, files, pages, sentences, wikitext, workers
 
-BATCH = 200_000  # characters of wikitext that a worker takes at once, about 20 articles
+PAGE_SECONDS = 5  # of CPU time; real pages take 0.3 at most
 OUTPUT_PER_BYTE = {True: 2.5, False: 0.65}  # text and index per byte of bz2 (True) and XML; 315 real articles: 2.4, 0.6
 KINDS = ("pages", "articles", "redirects", "other_namespaces", "empty", "failed")
 FAILURES_SAID = 20
 FAILURES_RECORDED = 1000
 
 
+class Article(NamedTuple):
+    row: dict  # of the index
+    text: documents.Lines
+
+
 class Extract(NamedTuple):
-    """What became of a page: its index row and sentences, and why there are none if it failed."""
+    """What became of some pages."""
 
-    row: dict
-    sentences: list[str]
-    failure: str | None = None
-
-
-def extract(page: dumps.Page) -> Extract:
-    """Clean and split one page; what goes wrong in it stays with it."""
-    row = {"id": page.id, "title": page.title, "revision": page.revision}
-    try:
-        found = [
-            line
-            for paragraph in wikitext.clean(page.text)
-            for sentence in sentences.split(paragraph)
-            for piece in sentences.cut(sentence)
-            if (line := documents.tidy(piece))
-        ]
-    except Exception as error:  # whatever it is, one page must not cost the other million
-        return Extract(row, [], f"{type(error).__name__}: {error}"[:200])
-    return Extract(row, found)
+    counts: Counter
+    articles: list[Article]
+    failures: list[dict]  # rows of the pages that failed, with their error
 
 
-def extract_batch(pages: list[dumps.Page]) -> list[Extract]:
-    return [extract(page) for page in pages]
+def kind(page: pages.Page) -> str | None:
+    """Why a page is left out before it is looked into, None for one that may hold prose."""
+    if page.namespace != 0:
+        return "other_namespaces"
+    if page.redirect or wikitext.is_redirect(page.text):
+        return "redirects"
+    return None if page.text.strip() else "empty"
 
 
-def with_prose(pages: Iterable[dumps.Page], counts: Counter) -> Iterator[dumps.Page]:
-    """The pages worth a worker's time; the others are counted by their kind."""
-    for page in pages:
+def sentences_of(text: str) -> list[str]:
+    """Clean wikitext and split it."""
+    return [
+        line
+        for paragraph in wikitext.clean(text)
+        for sentence in sentences.split(paragraph)
+        for piece in sentences.cut(sentence)
+        if (line := documents.tidy(piece))
+    ]
+
+
+def extract(found: Iterable[pages.Page]) -> Extract:
+    """Clean and split pages; what goes wrong in one stays with it."""
+    counts, articles, failures = Counter(), [], []
+    for page in found:
         counts["pages"] += 1
-        if page.namespace != 0:
-            counts["other_namespaces"] += 1
-        elif page.redirect or wikitext.is_redirect(page.text):
-            counts["redirects"] += 1
-        elif not page.text.strip():
-            counts["empty"] += 1
-        else:
-            yield page
-
-
-def batches(pages: Iterable[dumps.Page]) -> Iterator[list[dumps.Page]]:
-    """Lists of pages with BATCH characters of wikitext or a little more."""
-    batch, size = [], 0
-    for page in pages:
-        batch.append(page)
-        size += len(page.text)
-        if size >= BATCH:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
-
-
-def write_articles(extracts: Iterable[Extract], writer: documents.Writer, counts: Counter) -> list[dict]:
-    """Write every article that has a sentence; the pages that failed, for the record."""
-    failures: list[dict] = []
-    for row, found, failure in extracts:
-        if failure is not None:
+        if left_out := kind(page):
+            counts[left_out] += 1
+            continue
+        row = {"id": page.id, "title": page.title, "revision": page.revision}
+        try:
+            with workers.cpu_limit(PAGE_SECONDS):
+                text = documents.Lines.of(sentences_of(page.text))
+        except Exception as error:  # whatever it is, one page must not cost the other million
             counts["failed"] += 1
-            if len(failures) < FAILURES_RECORDED:
-                failures.append(row | {"error": failure})
-            if counts["failed"] <= FAILURES_SAID:
-                tqdm.write(f"skipped page {row['id']} {row['title']}: {failure}", file=sys.stderr)
-        elif found:
-            counts["articles"] += 1
-            writer.write(row, found)
-        else:
-            counts["empty"] += 1
-    return failures
+            failures.append(row | {"error": f"{type(error).__name__}: {error}"[:200]})
+            continue
+        counts["articles" if text.count else "empty"] += 1
+        articles += [Article(row, text)] if text.count else []
+    return Extract(counts, articles, failures)
 
 
-def read(paths: list[Path], counts: Counter, progress: tqdm) -> Iterator[dumps.Page]:
-    """The pages worth extracting, with the progress bar kept up to date."""
-    for page in with_prose(dumps.pages(paths, progress.update), counts):
+def say_failures(failures: list[dict], said_before: int) -> None:
+    for row in failures[: max(0, FAILURES_SAID - said_before)]:
+        tqdm.write(f"skipped page {row['id']} {row['title']}: {row['error']}", file=sys.stderr)
+
+
+def write(extracts: Iterable[Extract], writer: documents.Writer, progress: tqdm) -> tuple[Counter, list[dict]]:
+    """Write every article that has a sentence; returns the counts and the pages that failed, for the record."""
+    counts, failures = Counter(dict.fromkeys(KINDS, 0)), []
+    for extracted in extracts:
+        say_failures(extracted.failures, counts["failed"])
+        failures += extracted.failures[: FAILURES_RECORDED - len(failures)]
+        counts.update(extracted.counts)
+        for article in extracted.articles:
+            writer.write_lines(article.row, article.text)
         progress.set_postfix_str(f"{counts['pages']:,} pages", refresh=False)
-        yield page
+    return counts, failures
 
 
-def check(paths: tuple[str, ...], text: Path, index: Path, num_workers: int) -> list[Path]:
-    """Refuse what cannot work; the dump's files in page order."""
+def extracts_of(paths: list[Path], num_workers: int, progress: tqdm, inputs: list[dict]) -> Iterator[Extract]:
+    """What all files hold, in page order; `inputs` gets a description of each file once it was read."""
+    seen = pages.Seen()
+    for path in paths:
+        with contextlib.closing(pages.DumpFile(path, progress.update)) as dump:
+            yield from pages.map_pages(extract, dump, num_workers, seen)
+            inputs.append(dump.describe())
+
+
+def check(paths: tuple[str, ...], text: Path, index: Path, num_workers: int | None) -> tuple[list[Path], int | None]:
+    """Refuse what cannot work; the dump's files in page order and their size, None where it is not known."""
     cli.require(
         {
-            "no dump is named: extract_jawiki.py FILE...": bool(paths),
-            f"--num_workers must be 1 or more, got {num_workers}": num_workers >= 1,
+            "no dump is named: extract_jawiki.py FILE... (- is standard input)": bool(paths),
+            f"--num_workers must be 1 or more, got {num_workers}": num_workers is None or num_workers >= 1,
             f"--index_file and --output_file are both {text}: give the index another name": index != text,
+            "standard input is a terminal: pipe a dump into it": "-" not in paths or not sys.stdin.isatty(),
         }
     )
     inputs = dumps.dump_files(paths)
     for path in inputs:
-        if not path.is_file():
-            raise cli.StageError(f"{path} is not a regular file, and a dump is read twice: save it to a file first")
         if path.resolve() in (text.resolve(), index.resolve()):
             raise cli.StageError(f"{path} is both input and output: name another --output_file")
-    needed = sum(path.stat().st_size * OUTPUT_PER_BYTE[path.suffix == ".bz2"] for path in inputs)
+    sizes = [path.stat().st_size if path.is_file() else None for path in inputs]
+    per_byte = [OUTPUT_PER_BYTE[path.suffix == ".bz2"] for path in inputs]
+    needed = sum((size or 0) * ratio for size, ratio in zip(sizes, per_byte, strict=True))
     files.require_space(text.parent, int(needed), "the extracted text")
-    return inputs
+    return inputs, None if None in sizes else sum(sizes)
 
 
 def main(
     *dump_files: str,
     output_file: str = "data/jawiki.txt",
     index_file: str | None = None,
-    num_workers: int = 1,
+    num_workers: int | None = None,
 ) -> None:
     """Extract clean sentences from a MediaWiki dump.
 
-    Every article of the main namespace with a sentence in it is kept; redirects and empty pages are not.
+    Every article of the main namespace with a sentence in it is kept; redirects and empty pages are not. A page that
+    takes more than 5 CPU seconds is skipped and named.
 
     Args:
-        dump_files: Files of one dump, .xml.bz2 or .xml. Parts (pXpY) are put into page order; multistream indexes
-            and checksum lists among them are passed over.
+        dump_files: Files of one dump, .xml.bz2 or .xml, or - for standard input. Parts (pXpY) are put into page order;
+            multistream indexes and checksum lists among them are passed over.
         output_file: Text to write: one sentence a line, a blank line after each article.
         index_file: Index to write, one JSON row an article with id, title, revision and its lines; when not given,
             output_file's name with .index.jsonl, where prepare_corpus.py looks for it.
-        num_workers: Processes that clean pages, beside the one that reads the dump; with 1, one process does both.
-            The output does not depend on it.
+        num_workers: Processes that unpack and clean pages, beside the one that reads and writes; with 1, one process
+            does all. When not given, one for each core. The output does not depend on it.
     """
     started = time.time()
     text = Path(output_file)
     cli.require({f"{text} is a folder, --output_file must name a file": not text.is_dir()})
     index = Path(index_file) if index_file is not None else documents.index_path(text)
-    paths = check(dump_files, text, index, num_workers)
-    inputs = [files.describe(path) for path in paths]
-    counts = Counter(dict.fromkeys(KINDS, 0))
+    paths, size = check(dump_files, text, index, num_workers)
+    num_workers = num_workers or workers.available_cores()
+    inputs: list[dict] = []
 
-    size = sum(described["size"] for described in inputs)
     with (
         tqdm(total=size, unit="B", unit_scale=True, desc="extracting", delay=1) as progress,
         documents.writers((text, index)) as (writer,),
     ):
-        done = workers.ordered_map(extract_batch, batches(read(paths, counts, progress)), num_workers)
-        failures = write_articles((extract for batch in done for extract in batch), writer, counts)
+        counts, failures = write(extracts_of(paths, num_workers, progress, inputs), writer, progress)
         if not writer.documents:
             raise cli.StageError(
-                f"{paths[0]} has no article with a sentence ({counts['pages']:,} pages, {counts['failed']:,} failed): "
-                "name a pages-articles dump of a wiki"
+                f"{inputs[0]['name']} has no article with a sentence ({counts['pages']:,} pages, "
+                f"{counts['failed']:,} failed): name a pages-articles dump of a wiki"
             )
 
     record = {

@@ -202,10 +202,10 @@ def _open_standard_streams() -> None:
             setattr(sys, name, open(number, "w", closefd=False))
 
 
-def run(main: Callable) -> None:
-    """Run a stage's `main` from sys.argv."""
+def run(main: Callable, program: str | None = None) -> None:
+    """Run a stage's `main` from sys.argv; `program` is what the user called, when that is not the script itself."""
     _open_standard_streams()
-    program = os.path.basename(sys.argv[0])
+    program = program or os.path.basename(sys.argv[0])
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
         import fire
 

@@ -1,11 +1,10 @@
-"""Downloads of MediaWiki dumps, and dump layouts -> pages.
+"""Files of MediaWiki dumps: which ones make a dump, in which order, and how they are downloaded and verified.
 
-`pages` reads classic dumps (one bz2 stream or many), Content File Exports (parts pXpY) and plain XML alike.
-`python3 -m bert_ja.dumps DATE` downloads and verifies a dump and prints the paths of its files; get_jawiki.sh calls it.
+`python3 -m bert_ja.dumps DATE` downloads a dump and prints the paths of its files; get_jawiki.sh calls it.
 """
 
-import bz2
 import contextlib
+import email.utils
 import fcntl
 import hashlib
 import http.client
@@ -14,45 +13,25 @@ import json
 import os
 import re
 import ssl
+import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree import ElementTree
-from xml.parsers.expat import errors as expat
 
 from tqdm import tqdm
 
 from bert_ja import __version__, cli, files
 from bert_ja.cli import StageError
+from bert_ja.pages import GET_A_DUMP, STANDARD_INPUT
 
-GET_A_DUMP = "get_jawiki.sh DATE downloads one"
-GET_IT_AGAIN = "download it again and compare its checksum"
 PAGE_RANGE = re.compile(r"-p(\d+)p(\d+)\.")
 DUMP_DATE = re.compile(r"-(\d{4})-?(\d\d)-?(\d\d)-")
 BESIDE_DUMPS = re.compile(
     r"_SUCCESS|SHA256SUMS|.*sha1sums.*|.*-multistream-index.*\.txt.*|dumpstatus\.json|.*\.meta\.json"
 )
-ENDED_EARLY = {
-    expat.codes[message]
-    for message in (
-        expat.XML_ERROR_NO_ELEMENTS,
-        expat.XML_ERROR_UNCLOSED_TOKEN,
-        expat.XML_ERROR_PARTIAL_CHAR,
-        expat.XML_ERROR_UNCLOSED_CDATA_SECTION,
-    )
-}
-
-
-class Page(NamedTuple):
-    id: int
-    namespace: int
-    title: str
-    revision: int
-    redirect: bool  # has a <redirect> element; Content File Exports have none, so look at the text too
-    text: str  # wikitext of the last revision, empty where it was deleted
 
 
 # Files of a dump
@@ -61,10 +40,14 @@ class Page(NamedTuple):
 def dump_files(paths: Iterable[Path | str]) -> list[Path]:
     """The dump files among `paths` in page order: parts by the X of pXpY, others as given; indexes and lists left out.
 
-    So `folder/*` of a download will do. Raises StageError for a file that is missing, empty, or none at all.
+    So `folder/*` of a download will do; "-" is standard input. Raises StageError for a file that is missing, empty, or
+    none at all.
     """
     given = [Path(path) for path in paths]
-    dumps = [files.require_file(path, GET_A_DUMP) for path in given if not BESIDE_DUMPS.fullmatch(path.name)]
+    dumps = [path for path in given if not BESIDE_DUMPS.fullmatch(path.name)]
+    for path in dumps:
+        if path != STANDARD_INPUT:
+            files.require_file(path, GET_A_DUMP)
     if given and not dumps:
         raise StageError(f"{given[0]} belongs to a dump but holds no pages: name the .xml.bz2 files beside it")
     ranges = [PAGE_RANGE.search(path.name) for path in dumps]
@@ -94,110 +77,6 @@ def facts(paths: list[Path], inputs: list[dict]) -> dict:
     return {"date": date_of(first["name"]), "file": named, "sha256": hashlib.sha256(sums.encode()).hexdigest()}
 
 
-# Pages
-
-
-class _Metered(io.FileIO):
-    """A file that reports how many bytes each read took."""
-
-    def __init__(self, path: Path, advance: Callable[[int], object]):
-        super().__init__(path)
-        self._advance = advance
-
-    def readinto(self, buffer) -> int:
-        size = super().readinto(buffer)
-        self._advance(size)
-        return size
-
-
-def _decompressed(raw: io.BufferedReader, path: Path):
-    """The XML of an opened dump file, told by its first bytes and not by its name."""
-    head = raw.peek(64)
-    if head.startswith(b"BZh"):
-        return bz2.BZ2File(raw)
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"<"):
-        return raw
-    raise StageError(f"{path} is not a MediaWiki dump (neither bz2 nor XML): {GET_A_DUMP}")
-
-
-def _page(element: ElementTree.Element, space: str) -> Page:
-    """The Page of a <page> element; `space` is the export namespace as ElementTree writes it, {http://...}."""
-    revisions = element.findall(space + "revision")
-    last = revisions[-1] if revisions else element
-    return Page(
-        id=int(element.findtext(space + "id")),
-        namespace=int(element.findtext(space + "ns") or 0),
-        title=element.findtext(space + "title") or "",
-        revision=int(last.findtext(space + "id")),
-        redirect=element.find(space + "redirect") is not None,
-        text=last.findtext(space + "text") or "",
-    )
-
-
-def _parse(xml, path: Path) -> Iterator[Page]:
-    """Pages of a dump's XML in constant memory: each is forgotten once it was yielded."""
-    events = ElementTree.iterparse(xml, events=("start", "end"))
-    _, root = next(events)
-    space, _, name = root.tag.rpartition("mediawiki")
-    if name or (space and not space.endswith("}")):
-        raise StageError(f"{path} is not a MediaWiki dump (its first element is <{root.tag}>): {GET_A_DUMP}")
-    page_tag = space + "page"
-    for event, element in events:
-        if event == "end" and element.tag == page_tag:
-            yield _page(element, space)
-            root.clear()
-
-
-def pages_of_file(path: Path, advance: Callable[[int], object]) -> Iterator[Page]:
-    """Pages of one dump file. Raises StageError where it is cut short or damaged, and says after which page."""
-    last = "before its first page"
-    with io.BufferedReader(_Metered(path, advance), files.BLOCK) as raw:
-        try:
-            for page in _parse(_decompressed(raw, path), path):
-                yield page
-                last = f"after page {page.id}"
-        except EOFError:
-            raise StageError(f"{path} is cut short {last} (its bz2 stream does not end): {GET_IT_AGAIN}") from None
-        except ElementTree.ParseError as error:
-            if error.code in ENDED_EARLY:
-                raise StageError(f"{path} is cut short {last} (no </mediawiki>): {GET_IT_AGAIN}") from None
-            raise StageError(f"{path} is damaged {last} (XML {error}): {GET_IT_AGAIN}") from None
-        except (TypeError, ValueError):  # from int() in _page
-            raise StageError(f"{path} is damaged {last} (a page without a number): {GET_IT_AGAIN}") from None
-        except OSError as error:
-            if error.errno is not None:  # a fault of the disk, not of bz2
-                raise
-            raise StageError(f"{path} is damaged {last} (bz2: {error}): {GET_IT_AGAIN}") from None
-
-
-class _Seen:
-    """The page ids met so far, a bit each: 0.6 MB for all of Japanese Wikipedia."""
-
-    def __init__(self):
-        self._blocks: dict[int, bytearray] = {}
-
-    def add(self, number: int) -> bool:
-        """Add an id; False when it was there already."""
-        block = self._blocks.setdefault(number >> 16, bytearray(8192))
-        place, bit = (number & 0xFFFF) >> 3, 1 << (number & 7)
-        new = not block[place] & bit
-        block[place] |= bit
-        return new
-
-
-def pages(paths: Iterable[Path | str], advance: Callable[[int], object] = lambda size: None) -> Iterator[Page]:
-    """All pages of a dump's files, in page order; `advance` is told the compressed bytes as they are read.
-
-    Raises StageError for a file that is missing, no dump, damaged or cut short, and for a page that stands twice.
-    """
-    seen = _Seen()
-    for path in dump_files(paths):
-        for page in pages_of_file(path, advance):
-            if not seen.add(page.id):
-                raise StageError(f"page {page.id} of {path} was read before: name the files of one dump, each once")
-            yield page
-
-
 # Downloads
 
 OFFICIAL = "https://dumps.wikimedia.org"
@@ -206,6 +85,10 @@ TIMEOUT = 60  # seconds without a byte
 PAUSE = 1.0  # seconds after a connection that brought nothing; then 3, 7
 FRUITLESS_CONNECTIONS = 4  # in a row, before a download gives up
 CONNECTIONS = 100
+BUSY = (429, 502, 503, 504)  # answers of a server that may serve us later, by its Retry-After or else in BUSY_PAUSE
+BUSY_PAUSE = 10  # seconds; then 20, 40
+LONGEST_PAUSE = 600  # seconds; who asks for more is answered by the user
+BUSY_ANSWERS = 5  # to one request, before it fails
 BROKEN = (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, http.client.HTTPException)
 DATE = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])")
 
@@ -228,14 +111,39 @@ def user_agent() -> str:
     return f"bert-ja/{__version__} (Japanese BERT training; contact: {os.environ.get(CONTACT) or 'not given'})"
 
 
+def _retry_after(answer: urllib.error.HTTPError) -> float | None:
+    """Seconds that a Retry-After header asks to wait, given as a number or as a date; None without a readable one."""
+    said = answer.headers.get("Retry-After", "").strip()
+    if said.isdecimal():
+        return float(said)
+    try:
+        return max(0.0, email.utils.parsedate_to_datetime(said).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
 def _request(url: str, start: int = 0, method: str = "GET") -> http.client.HTTPResponse:
+    """The answer to one request; a busy server is asked again when it says so."""
     headers = {"User-Agent": user_agent()} | ({"Range": f"bytes={start}-"} if start else {})
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers, method=method), timeout=TIMEOUT)
+    request = urllib.request.Request(url, headers=headers, method=method)
+    for attempt in range(BUSY_ANSWERS):
+        try:
+            return urllib.request.urlopen(request, timeout=TIMEOUT)
+        except urllib.error.HTTPError as error:
+            asked = _retry_after(error)
+            pause = BUSY_PAUSE * 2**attempt if asked is None else asked
+            if error.code not in BUSY or attempt == BUSY_ANSWERS - 1 or pause > LONGEST_PAUSE:
+                raise
+            tqdm.write(f"{url}: the server is busy ({error.code}), asking again in {pause:.0f} s", file=sys.stderr)
+            time.sleep(pause)
+    raise AssertionError("the last attempt returns or raises")
 
 
 def _unreachable(url: str, error: Exception) -> StageError:
     if isinstance(error, urllib.error.HTTPError) and error.code == 403 and not os.environ.get(CONTACT):
         return StageError(f"{url}: the server refuses a download without a contact: pass --contact YOUR_MAIL_OR_SITE")
+    if isinstance(error, urllib.error.HTTPError) and (pause := _retry_after(error)):
+        return StageError(f"{url}: the server is busy ({error.code}): try again in {pause:.0f} seconds")
     if isinstance(error, urllib.error.HTTPError):
         return StageError(f"{url}: the server answers {error.code} {error.reason}: try later, or another --mirror")
     reason = getattr(error, "reason", None) or error
@@ -303,21 +211,19 @@ def resolve(date: str, mirror: str = OFFICIAL) -> tuple[str, list[Remote]]:
 
     Raises StageError that lists the dates on offer when it is not among them.
     """
+    folders = ("jawiki", "other/mediawiki_content_current/jawiki")
     if date != "latest":
         day = date.replace("-", "")
-        remotes = _classic(mirror, day) or _content(mirror, day)
-        if remotes:
+        if remotes := _classic(mirror, day) or _content(mirror, day):
             return day, remotes
-    offered = []
-    for find, folder in ((_classic, "jawiki"), (_content, "other/mediawiki_content_current/jawiki")):
-        for day in sorted((day.replace("-", "") for day in _dates(f"{mirror}/{folder}/")), reverse=True):
-            if date == "latest" and (remotes := find(mirror, day)):
-                return day, remotes
-            offered.append(day)
-    if not offered or date == "latest":
-        raise StageError(f"no complete dump of jawiki is at {mirror}: try another --mirror")
-    choices = ", ".join(sorted(set(offered)))
-    raise StageError(f"the jawiki dump of {date} is not at {mirror}, or not complete: choose one of {choices}")
+    offered = sorted({day.replace("-", "") for folder in folders for day in _dates(f"{mirror}/{folder}/")})
+    if date != "latest" and offered:
+        choices = ", ".join(offered)
+        raise StageError(f"the jawiki dump of {date} is not at {mirror}, or not complete: choose one of {choices}")
+    for day in reversed(offered):
+        if remotes := _classic(mirror, day) or _content(mirror, day):
+            return day, remotes
+    raise StageError(f"no complete dump of jawiki is at {mirror}: try another --mirror")
 
 
 @contextlib.contextmanager
@@ -466,4 +372,4 @@ def main(date: str, output_dir: str = "data/dump", mirror: str = OFFICIAL) -> No
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, program="get_jawiki.sh")

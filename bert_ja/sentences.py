@@ -14,7 +14,13 @@ from itertools import pairwise
 
 PAIRS = dict(zip("「『（(【〈《“〔［[｢", "」』）)】〉》”〕］]｣", strict=True))
 CLOSERS = {closer: opener for opener, closer in PAIRS.items()}
-BRACKET = re.compile("[" + re.escape("".join(PAIRS) + "".join(CLOSERS)) + "]")
+SIGNS = re.escape("".join(PAIRS) + "".join(CLOSERS))
+BRACKET = re.compile(f"[{SIGNS}]")
+STOPS = "。｡．！？!?."
+# A bracket with another one or a stop in it, or not closed. Most paragraphs have none, so that no bracket matters.
+BRACKET_THAT_MATTERS = re.compile(
+    "|".join(rf"{re.escape(opener)}[^{SIGNS}{STOPS}]*+(?!{re.escape(closer)})" for opener, closer in PAIRS.items())
+)
 MAX_QUOTATION = 400  # characters; a longer "quotation" is mostly a bracket that somebody forgot to close
 
 
@@ -54,13 +60,13 @@ def _keep_outermost(found: list[tuple[int, int]], start: int, end: int) -> None:
 # ---------------------------------------------------------------- ends
 
 # A stop, further stops and the closing brackets behind it, which all stay with their sentence.
-END = re.compile(f"([。｡．！？!?.])[。｡．！？!?…‥]*[{re.escape(''.join(CLOSERS))}]*")
+END = re.compile(f"[{STOPS}][。｡．！？!?…‥]*[{re.escape(''.join(CLOSERS))}]*")
 # Names with a stop in them: モーニング娘。OG, ゲスの極み乙女。
 NAME = re.compile("(?:モーニング娘|カントリー娘|ココナッツ娘|ミニモニ|ゲスの極み乙女)$")
 # Behind a noun, a particle means that the sentence goes on, as in 娘。の歌. Words that merely begin with such a
 # sign go on in hiragana (のちに, とくに, もし), what a particle marks mostly begins otherwise.
 PARTICLE = re.compile("[のはがをにともでへや](?![ぁ-ん])|の(?!ち)|を|から|まで|より|など|という|といった|って")
-NO_START = re.compile(r"[、，,;；:：。・…）」』】〉》〕］)\]=＝〜～/／♪☆★]")
+NO_START = frozenset("、，,;；:：。・…）」』】〉》〕］)]=＝〜～/／♪☆★")
 PROSE = re.compile("[ぁ-ん一-鿿々〆」』）)]")
 WESTERN_END = re.compile(r"(?<![a-z])(?!(?:etc|vol|vols|eds|dept|univ|approx|fig|figs|var|subsp)\.)[a-z]{3,}\.$")
 WESTERN_START = re.compile(r"\s+[A-Z][a-z]")
@@ -88,14 +94,15 @@ def _ends_sentence(text: str, place: int, end: int) -> bool:
     """Tell whether the stop at `place`, which takes text up to `end` with it, ends a sentence outside brackets."""
     if end == len(text):
         return True
-    if place == 0 or NO_START.match(text, end):
+    if place == 0 or text[end] in NO_START:
         return False
     if text[place] in "！？!?":
         return _ends_at_mark(text, place, end)
     if text[place] in "．.":
         return _ends_at_dot(text, place, end)
-    noun = not "ぁ" <= text[place - 1] <= "ん"
-    return not (noun and PARTICLE.match(text, end) or NAME.search(text, max(0, place - 10), place))
+    if "ぁ" <= text[place - 1] <= "ん":
+        return True
+    return not (PARTICLE.match(text, end) or NAME.search(text, max(0, place - 10), place))
 
 
 def _ends_quotation(text: str, quotation: tuple[int, int], start: int, end: int) -> bool:
@@ -107,14 +114,15 @@ def _ends_quotation(text: str, quotation: tuple[int, int], start: int, end: int)
         return False
     following = text[end : end + 1]
     if text[quotation[0]] in "（(":
-        return not ("ぁ" <= following <= "ん" or NO_START.match(following))
+        return not ("ぁ" <= following <= "ん" or following in NO_START)
     return not following or following.isspace() or following in "「『（("
 
 
 def _ends(text: str) -> Iterator[int]:
     """Yield the places where sentences end."""
     start = 0
-    quotations = iter([*_quotations(text), (len(text), len(text))])
+    found = _quotations(text) if BRACKET_THAT_MATTERS.search(text) else []
+    quotations = iter([*found, (len(text), len(text))])
     quotation = next(quotations)
     for match in END.finditer(text):
         place, end = match.span()
@@ -132,8 +140,7 @@ def split(paragraph: str) -> list[str]:
     Nothing but white space around sentences is lost; no sentence begins with 」, ） or another stop.
     """
     places = [0, *_ends(paragraph), len(paragraph)]
-    sentences = (paragraph[start:end].strip() for start, end in pairwise(places))
-    return [sentence for sentence in sentences if sentence]
+    return [sentence for start, end in pairwise(places) if (sentence := paragraph[start:end].strip())]
 
 
 # ---------------------------------------------------------------- sentences that are too long
@@ -151,6 +158,8 @@ def cut(sentence: str, max_bytes: int = 4192) -> list[str]:
     """
     if max_bytes < 4:
         raise ValueError(f"max_bytes is {max_bytes}; a character can need 4 bytes")
+    if len(sentence) * 4 <= max_bytes:
+        return [sentence] if (sentence := sentence.strip()) else []
     pieces, start = [], 0
     while start < len(sentence):
         end = start + _piece_length(sentence[start : start + max_bytes + 1], max_bytes)

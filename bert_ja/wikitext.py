@@ -7,6 +7,7 @@ inside a sentence was dropped, a private mark stands until the end, and punctuat
 only: "（英: ）" that lost its word goes, `main()` stays. Nothing is normalised. Time is linear in the page length.
 """
 
+import functools
 import html
 import re
 from collections.abc import Callable, Iterator
@@ -14,7 +15,8 @@ from collections.abc import Callable, Iterator
 # Three private characters serve as notes to ourselves; those of the page are removed before the first step.
 MARK = "\ue000"  # a template, ref or formula was dropped here
 BREAK = "\ue001"  # <br>: ends a line, but not the list item around it
-PRIVATE = re.compile("[\ue000-\uf8ff]")
+# Those, and characters that other programs take for a line end or that no text has.
+UNWANTED = re.compile("[\ue000-\uf8ff\x0b-\x1f\x85\u2028\u2029]")
 HAS_WORD = re.compile(r"\w")
 
 REDIRECT = re.compile(r"\s*[#＃](?:REDIRECT|転送|リダイレクト)\s*[:：]?\s*\[\[", re.IGNORECASE)
@@ -30,24 +32,21 @@ def is_redirect(text: str) -> bool:
 ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
 
 
+# &#42; and <nowiki>[[X]]</nowiki> show what would be markup: it hides in private characters until the very end.
+HIDDEN = "&[]{}|'<>*#:;=-_!"
+HIDE = {ord(c): chr(0xE010 + i) for i, c in enumerate(HIDDEN)}
+SHOW = {0xE010 + i: c for i, c in enumerate(HIDDEN)}
+HIDES = re.compile("[\ue010-\uf8ff]")
+
+
 def _entity(match: re.Match) -> str:
-    """&eacute; -> é. A line break becomes a space; control characters and private ones are dropped."""
+    """&eacute; -> é, &lt; -> a hidden <. Line breaks become spaces; control and private characters are dropped."""
     text = html.unescape(match[0])
     if text.isspace():
         return text if text == "\u3000" else " "
-    return PRIVATE.sub("", text) if text.isprintable() or text in "\u200c\u200d\u200e\u200f" else ""
+    shown = text.isprintable() or text in "\u200c\u200d\u200e\u200f"
+    return UNWANTED.sub("", text).translate(HIDE) if shown else ""
 
-
-def _early_entity(match: re.Match) -> str:
-    """Decode what would join or part its neighbours: &nbsp; -> " ", &shy; -> "". The others wait for the end."""
-    text = _entity(match)
-    return text if text in ("", " ") else match[0]
-
-
-# <nowiki>[[X]]</nowiki> shows its markup: such characters hide in private ones until the very end.
-HIDDEN = "&[]{}|'<>*#:;=-_!\n"
-HIDE = {ord(c): chr(0xE010 + i) for i, c in enumerate(HIDDEN)}
-SHOW = {0xE010 + i: " " if c == "\n" else c for i, c in enumerate(HIDDEN)}
 
 RAW_TAGS = (
     "nowiki pre syntaxhighlight source ref references math chem ce gallery timeline score imagemap hiero graph"
@@ -66,7 +65,7 @@ TEX_SPACE = re.compile(r"\\[,;:! ]|[\s~]+")
 def _raw_text(tag: str, attributes: str, body: str) -> str:
     """What a finished raw element leaves in the page: ("nowiki", "", "[[X]]") -> the hidden "[[X]]"."""
     if tag == "nowiki" or (tag in ("syntaxhighlight", "source") and "inline" in attributes):
-        return ENTITY.sub(_entity, body).translate(HIDE)
+        return body.replace("\n", " ").translate(HIDE)
     formula = TEX_SPACE.sub(" ", body).strip()
     if tag == "math" and PLAIN_MATH.fullmatch(formula):
         return formula.translate(HIDE)
@@ -134,9 +133,10 @@ NO_PROSE_TITLES = """
 NO_PROSE = set(NO_PROSE_TITLES.split())
 TITLE_JOINT = re.compile(r"[・、,／/&＆と]|および|及び|ならびに")
 TITLE_MARKUP = re.compile(rf"'{{2,}}|\[\[(?:[^\[\]|]*\|)?|\]\]|<[^<>]*>|\{{\{{[^{{}}]*\}}\}}|[{MARK}\s]")
-HEADING = re.compile(r"^=.*", re.MULTILINE)
+HEADING = re.compile(r"\n(=[^\n]*)")
 
 
+@functools.lru_cache(10_000)  # most titles are 歴史, 概要, 脚注 ...
 def _is_prose_title(title: str) -> bool:
     """Tell sections of prose from those of notes and links: "歴史" -> True, "脚注・出典" -> False."""
     title = TITLE_MARKUP.sub("", title)
@@ -144,13 +144,13 @@ def _is_prose_title(title: str) -> bool:
 
 
 def _sections(text: str) -> Iterator[str]:
-    """Yield the text between headings, less the sections of notes and links with all that is below them.
+    """Yield the text between headings, each with a line end before it, less the sections of notes and links.
 
     Matching brackets section by section also means that an unclosed one never passes a heading.
     """
     start, dropped_level = 0, 7  # 7: below the lowest heading, i.e. nothing is being dropped
     for heading in HEADING.finditer(text):
-        line = heading[0].rstrip(f" \t{MARK}")
+        line = heading[1].rstrip(f" \t{MARK}")
         level = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
         if level == 0 or len(line) < 3:
             continue
@@ -165,8 +165,8 @@ def _sections(text: str) -> Iterator[str]:
 
 # ---------------------------------------------------------------- 3. links, templates, tables
 
-# Links that hold no other markup, nine in ten, in one substitution: [[京都市|京都]] -> 京都. A colon may be a
-# name space or a language, which is for _link() to say.
+# Links that hold no other markup, nine in ten, at once: [[京都市|京都]] -> 京都. A colon may be a name space or a
+# language, which is for _link() to say.
 SIMPLE_LINK = re.compile(r"\[\[(?:[^\[\]{}|\n:]+\|)?([^\[\]{}|\n:]+)\]\]")
 BRACKETS = re.compile(
     r"(\{\{|\}\}|\[\[|\]\]"
@@ -225,7 +225,7 @@ class _Expander:
     """Expands the brackets of one section from the outside in, stepping over what is dropped."""
 
     def __init__(self, section: str) -> None:
-        self.parts = BRACKETS.split("\n" + SIMPLE_LINK.sub(r"\1", section))
+        self.parts = BRACKETS.split("".join(SIMPLE_LINK.split(section)))
         self.pairs = _match_brackets(self.parts)
 
     def text(self, start: int, end: int, depth: int = 0) -> str:
@@ -453,9 +453,6 @@ TAG = re.compile(rf"</?{TAG_NAMES}(?=[\s/>])[^<>]*>", re.IGNORECASE)
 TAG_BREAKS = {"br": BREAK, "li": "\n*", "dd": "\n:", "dt": "\n;"}
 IS_BLOCK = re.compile(BLOCK_TAGS.replace(" ", "|"), re.IGNORECASE)
 RUBY_TAG = re.compile(r"<(/?ruby|/?r[tpb]c?)(?=[\s/>])[^<>]*>", re.IGNORECASE)
-RESIDUE = re.compile(
-    r"[\[\]{}]*(?:\[\[|\]\]|\{\{|\}\})[\[\]{}]*|</?(?:ref|br|small|span|div|nowiki)\b[ /]*", re.IGNORECASE
-)
 
 
 def _variant(match: re.Match) -> str:
@@ -509,60 +506,79 @@ def _drop_inline(text: str) -> str:
 
 # ---------------------------------------------------------------- 5. lines and paragraphs
 
-# Punctuation beside marks, in this order. A mark swallows ...
-M = f" *{MARK} *"
+ITEM_SIGNS = "*#:; \u3000"
+# Most marks can just go: those that do not stand between opening and closing punctuation. A line begins by opening.
+BEFORE = re.escape(f'（(「『【〈《“"[、,，;；:：・/／*#\n{BREAK}')
+BEHIND = re.escape('、,，;；:：・/／)）」』】〉》”"]。．')
+IDLE = re.compile(rf"{MARK}(?:(?<![{BEFORE}]{MARK})|(?![{BEHIND}]))")
+BETWEEN_WORDS = re.compile(rf"{MARK}(?<=[A-Za-z0-9.,;:)]{MARK})(?=[A-Za-z0-9(])")
+# Punctuation beside the others, in this order. A mark swallows ...
+M = f" ?{MARK} ?"
 MENDINGS = [
-    (re.compile(f"(?: *{MARK} *)+"), MARK),  # its neighbours;
     # the label that announced it: （英: MARK、米: tea） -> （MARK、米: tea）;
     (re.compile(rf"(?<=[（(、,，;； ])[一-龠ァ-ヶーa-zA-Z・]{{1,12}} ?[:：]{M}(?=[、,，;；)）])"), MARK),
     (re.compile(rf"(?<=[、,，;；・/／]){M}[、,，;；・/／]"), MARK),  # the second of two separators;
     (re.compile(rf"[、,，;；:：・/／]{M}(?=[)）」』])"), MARK),  # the separator left at a bracket's end,
     (re.compile(rf"(?<=[（(「『]){M}[、,，;；:：・/／]"), MARK),  # or at its beginning;
     (re.compile(rf" ?(?:（{M}）|\({M}\)|「{M}」|『{M}』|【{M}】|〈{M}〉|《{M}》|“{M}”|\"{M}\"|\[{M}\]) ?"), MARK),
-    (re.compile(rf"(?: *{MARK} *)+"), MARK),
+    (re.compile(rf"(?:{M})+"), MARK),  # its neighbours;
 ]
-AT_START = re.compile(rf"{M}[、。，．,;；:：・)）」』 ]*")
-BETWEEN_WORDS = re.compile(rf"(?<=[A-Za-z0-9.,;:)]) *{MARK} *(?=[A-Za-z0-9(])")
-SPACES = re.compile(r"[ \t\r\f\v\x1c-\x1f\x85\u2028\u2029]+")
+MENDINGS += MENDINGS  # a second time, for a bracket within a bracket;
+# what no line begins with.
+MENDINGS += [(re.compile(rf"([\n{BREAK}][{ITEM_SIGNS}]*){MARK}[、。，．,;；:：・)）」』 ]*"), r"\1")]
+SPACES = re.compile("  +")
+RESIDUE = re.compile(
+    r"[\[\]{}]*(?:\[\[|\]\]|\{\{|\}\})[\[\]{}]*|</?(?:ref|br|small|span|div|nowiki)\b[ /]*", re.IGNORECASE
+)
+MAY_BE_RESIDUE = re.compile(r"\[\[|\]\]|\{\{|\}\}|<")  # far quicker to look for
 
 
-def _mend(line: str) -> str:
-    """Mend what dropping broke and take the marks away: "水（英: (mark)、みず）は" -> "水（みず）は"."""
-    for pattern, replacement in MENDINGS * 2:  # twice, for a bracket within a bracket
-        line = pattern.sub(replacement, line)
-    line = AT_START.sub("", line) if line.startswith(MARK) else line
-    return BETWEEN_WORDS.sub(" ", line).replace(MARK, "")
+def _mend(text: str) -> str:
+    """Take the marks away, with the spaces and the punctuation that nothing needs any more.
+
+    >>> _mend("\n水（英: \ue000、みず）は")
+    '\n水（みず）は'
+    """
+    text = MARK.join(filter(None, (piece.strip(" ") for piece in text.split(MARK))))
+    text = IDLE.sub("", BETWEEN_WORDS.sub(" ", text))
+    if MARK in text:
+        for pattern, replacement in MENDINGS:
+            text = pattern.sub(replacement, text)
+        text = BETWEEN_WORDS.sub(" ", text).replace(MARK, "")
+    return text
 
 
-def _finish(line: str) -> str:
-    """Do what is done line by line, marks first, hidden characters of <nowiki> last."""
-    if MARK in line or RESIDUE.search(line):
-        line = RESIDUE.sub(" ", _mend(RESIDUE.sub(MARK, line)))
-    if "&" in line:
-        line = ENTITY.sub(_entity, line)
-    line = line.translate(SHOW) if PRIVATE.search(line) else line
-    return SPACES.sub(" ", line).strip()
+def _finish(text: str) -> str:
+    """Remove what is left of broken markup, and all marks."""
+    if MAY_BE_RESIDUE.search(text):
+        text = RESIDUE.sub(MARK, text)
+    text = _mend(SPACES.sub(" ", text))
+    if MAY_BE_RESIDUE.search(text):  # where a mark parted two brackets
+        text = SPACES.sub(" ", RESIDUE.sub(" ", text))
+    return text
 
 
 # A list item, an indented or a preformatted line counts as a sentence if it ends like one and has a hiragana.
-SENTENCE_END = re.compile(r"(?:[。．！？｡]|[ぁ-ん一-龠][.!?])[」』）)】〉》”\"’\]]*$")
+SENTENCE_END = re.compile(r"[。．！？｡]$|[ぁ-ん一-龠][.!?]$")
+BEHIND_END = '」』）)】〉》”"’]'
 HIRAGANA = re.compile("[ぁ-ん]")
 MIN_ITEM = 6  # characters; an item whose formula was dropped is down to "か?"
-ITEM = re.compile(r"([*#:; \t\u3000]+)(.*)")
-RULE_LINE = re.compile("-{4,}")
+NO_PROSE_LINE = ("|", "!", "----")  # rows without their table, a horizontal rule
 
 
 def _is_sentence(text: str) -> bool:
     """Tell a sentence from a name in a list: "海に面する。" -> True, "高村 光" -> False."""
-    return len(text) >= MIN_ITEM and bool(SENTENCE_END.search(text) and HIRAGANA.search(text))
+    end = text.rstrip(BEHIND_END)[-2:]
+    return len(text) >= MIN_ITEM and bool(SENTENCE_END.search(end) and HIRAGANA.search(text))
 
 
-def _item_sentences(prefix: str, text: str) -> Iterator[str]:
+def _item_sentences(line: str) -> Iterator[str]:
     """Yield the sentences of a list item, one for each of its lines; of "; 語: 説明。" the part behind the colon."""
+    text = line.lstrip(ITEM_SIGNS)
     for part in text.split(BREAK):
-        if ";" in prefix and ":" in part:
-            part = part.partition(":")[2]
-        part = _finish(part)
+        if ";" in line[: len(line) - len(text)]:
+            part = part.partition(":")[2] or part
+        part = part.strip()
         if _is_sentence(part):
             yield part
 
@@ -578,19 +594,19 @@ def _joined(lines: list[str]) -> str:
 def _paragraphs(text: str) -> Iterator[str]:
     """Yield the paragraphs of a section without markup: runs of plain lines, and items that are sentences."""
     plain: list[str] = []
-    for line in [*text.split("\n"), ""]:
-        item = ITEM.fullmatch(line)
-        if line and not item and line[0] not in "|!" and not RULE_LINE.match(line):
-            first, *others = map(_finish, line.split(BREAK))
-            plain.append(first)
+    for line in [*_finish(text.replace("\n ", "\n:")).split("\n"), ""]:
+        if line and line[0] not in ITEM_SIGNS and not line.startswith(NO_PROSE_LINE):
+            first, *others = line.split(BREAK)
+            plain.append(first.strip())
             for other in others:  # each break ends a paragraph
                 yield _joined(plain)
-                plain = [other]
-        else:
+                plain = [other.strip()]
+            continue
+        if plain:
             yield _joined(plain)
             plain = []
-            if item:
-                yield from _item_sentences(item[1], item[2])
+        if line:
+            yield from _item_sentences(line)
 
 
 def clean(text: str) -> list[str]:
@@ -600,11 +616,11 @@ def clean(text: str) -> list[str]:
     """
     if is_redirect(text):
         return []
-    text = PRIVATE.sub("", text).replace("\r", "").replace("\u00a0", " ")
-    text = _drop_raw(ENTITY.sub(_early_entity, text))
+    text = UNWANTED.sub("", "\n" + text.replace("\r", "").replace("\u00a0", " ").replace("\t", " "))
+    text = _drop_raw(ENTITY.sub(_entity, text))
     out = []
     for section in _sections(text):
         expander = _Expander(section)
         plain = _drop_inline(expander.text(0, len(expander.parts)))
         out += [paragraph for paragraph in _paragraphs(plain) if HAS_WORD.search(paragraph)]
-    return out
+    return [paragraph.translate(SHOW) for paragraph in out] if HIDES.search(text) else out

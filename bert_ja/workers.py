@@ -1,8 +1,10 @@
 """An ordered map over worker processes: bounded memory, the same results for any number of workers.
 
 A worker that dies is an error and never a hang, and workers die with the stage that started them (kill -9 included).
+`cpu_limit` bounds what one item may cost.
 """
 
+import contextlib
 import ctypes
 import multiprocessing
 import os
@@ -15,6 +17,30 @@ from concurrent.futures.process import BrokenProcessPool
 from bert_ja.cli import StageError
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+@contextlib.contextmanager
+def cpu_limit(seconds: float) -> Iterator[None]:
+    """Raise TimeoutError in a body that takes more CPU time of this process; in a main thread only.
+
+    Python's regular expressions look for signals while they match, so a slow one is ended too.
+    """
+
+    def stop(signal_number: int, frame: object) -> None:
+        raise TimeoutError(f"over {seconds:g} CPU seconds")
+
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def _start_worker(parent: int, initializer: Callable | None, initargs: tuple) -> None:

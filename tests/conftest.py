@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from wiki import write_layouts
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample" / "jawiki-sample-pages-articles.xml"
@@ -162,6 +163,12 @@ def release(work, model, result, offline_stage) -> Path:
     """release/bert-tiny-ja."""
     offline_stage("release_model.py", "--name", "bert-tiny-ja", cwd=work)
     return work / "release" / "bert-tiny-ja"
+
+
+@pytest.fixture
+def layouts(tmp_path) -> dict[str, list[Path]]:
+    """A small wiki in each layout that dumps come in: its files by the layout's name."""
+    return write_layouts(tmp_path)
 
 
 @pytest.fixture

@@ -1,177 +1,24 @@
-"""Dump layouts give the same pages, faults are told in one sentence, downloads are resumed and verified."""
+"""Which files make a dump; downloads are resumed and verified."""
 
-import bz2
-import gzip
+import email.utils
 import hashlib
 import http.server
 import json
 import subprocess
 import sys
 import threading
-import tracemalloc
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from xml.sax.saxutils import escape
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from wiki import ROOT, multistream, wiki_pages
 
 from bert_ja import dumps, files
 from bert_ja.cli import StageError
 
-ROOT = Path(__file__).resolve().parents[1]
-SHARED_DUMP = ROOT.parent / "shared" / "data" / "dump"
-
-ARTICLES = {
-    "竹とんぼ": "'''竹とんぼ'''は、竹を削って作る[[玩具]]である。軸を両手ではさみ、強く回して飛ばす。\n",
-    "水時計": "'''水時計'''は水の流れで時を計る。古い都では、鐘の音が時を知らせた。\n\n夜も使えた。\n",
-    "干潟": "'''干潟'''は潮が引くと現れる。{{Coord|35|N|139|E}}渡り鳥が休む場所でもある。\n",
-    "和紙": "'''和紙'''は[[楮]]などから作る。<ref>紙の本、12頁。</ref>薄くて強い。\n",
-    "石段": "== 由来 ==\n寺へ続く'''石段'''は百段ある。毎朝、僧が掃き清める。\n\n== 脚注 ==\n<references />\n",
-    "踏切": "'''踏切'''では、まず止まる。左右を見て、音を聞く。それから渡る。\n",
-}
-
-
-# A small wiki in each layout
-
-
-def page_xml(
-    number: int, title: str, text: str, namespace: int = 0, redirect: str | None = None, classic: bool = True
-) -> str:
-    """A <page> as exports write it; Content File Exports have no <redirect>."""
-    element = f'<redirect title="{escape(redirect)}" />' if redirect and classic else ""
-    body = (
-        f'<text bytes="{len(text.encode())}" xml:space="preserve">{escape(text)}</text>'
-        if text
-        else '<text bytes="0" />'
-    )
-    return (
-        f"  <page>\n<title>{escape(title)}</title>\n<ns>{namespace}</ns>\n<id>{number}</id>\n{element}"
-        f"<revision><id>{number + 900}</id><contributor><username>書き手</username><id>7</id></contributor>"
-        f"<model>wikitext</model>{body}</revision></page>\n"
-    )
-
-
-def head(version: str = "0.11") -> str:
-    return f'<mediawiki xmlns="http://www.mediawiki.org/xml/export-{version}/" version="{version}" xml:lang="ja">\n' + (
-        "<siteinfo><sitename>Wikipedia</sitename></siteinfo>\n"
-    )
-
-
-def wiki_pages(classic: bool = True) -> list[str]:
-    """Six articles, two redirects (one told by its text alone), an empty page and two of other namespaces."""
-    pages = [page_xml(10 * n, title, text) for n, (title, text) in enumerate(ARTICLES.items(), start=1)]
-    return [
-        page_xml(1, "Wikipedia:索引", "ここは記事ではない。", namespace=4),
-        *pages[:3],
-        page_xml(35, "水どけい", "#転送 [[水時計]]", redirect="水時計", classic=classic),
-        page_xml(36, "白紙", ""),
-        *pages[3:],
-        page_xml(70, "Template:紙", "ひな型である。", namespace=10),
-    ]
-
-
-def plain(pages: list[str], version: str = "0.11") -> bytes:
-    return (head(version) + "".join(pages) + "</mediawiki>\n").encode()
-
-
-def multistream(pages: list[str]) -> bytes:
-    """A stream for the head, one for each three pages, one for the end, as the real files have them."""
-    groups = ["".join(pages[n : n + 3]) for n in range(0, len(pages), 3)]
-    return b"".join(bz2.compress(part.encode()) for part in [head(), *groups, "</mediawiki>\n"])
-
-
-def write_layouts(folder: Path) -> dict[str, list[Path]]:
-    """The wiki as plain XML, classic, multistream with its index, and parts (named in the wrong order)."""
-    content = wiki_pages(classic=False)
-    written = {
-        "plain.xml": plain(wiki_pages()),
-        "jawiki-20261101-pages-articles.xml.bz2": bz2.compress(plain(wiki_pages())),
-        "jawiki-20261101-pages-articles-multistream.xml.bz2": multistream(wiki_pages()),
-        "jawiki-20261101-pages-articles-multistream-index.txt.bz2": bz2.compress("120:10:竹とんぼ\n".encode()),
-        "jawiki-2026-11-01-p40p70.xml.bz2": bz2.compress(plain(content[6:])),
-        "jawiki-2026-11-01-p1p36.xml.bz2": bz2.compress(plain(content[:6])),
-        "SHA256SUMS": b"",
-    }
-    for name, data in written.items():
-        (folder / name).write_bytes(data)
-    paths = [folder / name for name in written]
-    return {"plain": paths[:1], "classic": paths[1:2], "multistream": paths[2:4], "content": paths[4:]}
-
-
-@pytest.fixture
-def layouts(tmp_path) -> dict[str, list[Path]]:
-    return write_layouts(tmp_path)
-
-
-# Pages
-
-
-def test_a_page_has_its_id_namespace_title_revision_redirect_and_text(layouts):
-    found = list(dumps.pages(layouts["plain"]))
-    assert found[0] == dumps.Page(1, 4, "Wikipedia:索引", 901, False, "ここは記事ではない。")
-    assert found[2] == dumps.Page(20, 0, "水時計", 920, False, ARTICLES["水時計"])
-    assert found[4] == dumps.Page(35, 0, "水どけい", 935, True, "#転送 [[水時計]]")
-    assert found[5] == dumps.Page(36, 0, "白紙", 936, False, "")
-    assert [page.id for page in found] == [1, 10, 20, 30, 35, 36, 40, 50, 60, 70]
-
-
-@pytest.mark.parametrize("layout", ["classic", "multistream", "content"])
-def test_every_layout_gives_the_pages_of_the_plain_file(layouts, layout):
-    expected = [page._replace(redirect=False) for page in dumps.pages(layouts["plain"])]
-    assert [page._replace(redirect=False) for page in dumps.pages(layouts[layout])] == expected
-
-
-@pytest.mark.parametrize("version", ["0.10", "0.11"])
-def test_both_export_versions_are_read(tmp_path, version):
-    path = tmp_path / "wiki.xml"
-    path.write_bytes(plain(wiki_pages(), version))
-    assert len(list(dumps.pages([path]))) == 10
-
-
-def test_the_last_of_several_revisions_counts_and_a_deleted_text_is_empty(tmp_path):
-    revisions = "<revision><id>1</id><text>古い。</text></revision><revision><id>2</id><text>新しい。</text></revision>"
-    deleted = '<revision><id>3</id><text bytes="9" deleted="deleted" /></revision>'
-    (tmp_path / "wiki.xml").write_text(
-        f"<mediawiki><page><title>甲</title><ns>0</ns><id>5</id>{revisions}</page>"
-        f"<page><title>乙</title><ns>0</ns><id>6</id>{deleted}</page></mediawiki>",
-        encoding="utf-8",
-    )
-    assert list(dumps.pages([tmp_path / "wiki.xml"])) == [
-        dumps.Page(5, 0, "甲", 2, False, "新しい。"),
-        dumps.Page(6, 0, "乙", 3, False, ""),
-    ]
-
-
-XML_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)
-
-
-@settings(max_examples=30, deadline=None)
-@given(title=XML_TEXT, text=XML_TEXT)
-def test_titles_and_texts_come_back_as_they_were(tmp_path_factory, title, text):
-    path = tmp_path_factory.getbasetemp() / "round_trip.xml"
-    path.write_bytes(plain([page_xml(3, title, text)]))
-    assert [(page.title, page.text) for page in dumps.pages([path])] == [(title, text)]
-
-
-def test_memory_does_not_grow_with_the_dump(tmp_path):
-    def peak(number: int) -> int:
-        (tmp_path / "wiki.xml").write_bytes(plain([page_xml(n, "頁", "文である。" * 40) for n in range(1, number)]))
-        tracemalloc.start()
-        assert sum(1 for _ in dumps.pages([tmp_path / "wiki.xml"])) == number - 1
-        used = tracemalloc.get_traced_memory()[1]
-        tracemalloc.stop()
-        return used
-
-    assert peak(9000) < peak(3000) + 200_000  # bytes; the smaller file already fills all buffers
-
-
-def test_progress_is_told_every_compressed_byte(layouts):
-    read = []
-    list(dumps.pages(layouts["content"], read.append))
-    assert sum(read) == sum(path.stat().st_size for path in layouts["content"])
+# Files of a dump
 
 
 def test_dates_come_from_file_names():
@@ -196,99 +43,21 @@ def test_facts_name_one_file_or_the_first_of_several(layouts):
     }
 
 
-# Faults of files
-
-
-def error_of(path: Path) -> str:
-    with pytest.raises(StageError) as caught:
-        list(dumps.pages([path]))
-    assert "\n" not in str(caught.value)
-    return str(caught.value).replace(str(path), "FILE")
-
-
-@pytest.mark.parametrize("layout", ["plain", "classic", "multistream"])
-def test_a_file_cut_anywhere_is_refused(layouts, layout):
-    path = layouts[layout][0]
-    data = path.read_bytes()
-    for place in [5, *(len(data) * n // 20 for n in range(1, 20)), len(data) - (1 if layout != "plain" else 9)]:
-        path.write_bytes(data[:place])
-        assert "FILE is cut short " in error_of(path), place
-        assert error_of(path).endswith("download it again and compare its checksum")
-
-
-def test_a_multistream_file_cut_between_two_streams_is_refused(layouts):
-    path = layouts["multistream"][0]
-    data = path.read_bytes()
-    path.write_bytes(data[: data.rindex(b"BZh9")])
-    assert error_of(path).startswith("FILE is cut short after page 70 (no </mediawiki>)")
-
-
-@pytest.mark.parametrize("layout", ["classic", "multistream"])
-def test_a_flipped_byte_is_refused_or_changes_nothing(layouts, layout):
-    path = layouts[layout][0]
-    data, expected = path.read_bytes(), list(dumps.pages([path]))
-    for place in range(0, len(data), max(1, len(data) // 40)):
-        path.write_bytes(data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :])
-        try:
-            assert list(dumps.pages([path])) == expected
-        except StageError as error:
-            assert str(error).count(". ") == 0
-
-
-def test_damaged_bz2_is_named_with_the_last_whole_page(layouts):
-    (path,) = layouts["classic"]
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 0xFF
-    path.write_bytes(data)
-    assert error_of(path) == (
-        "FILE is damaged before its first page (bz2: Invalid data stream): download it again and compare its checksum"
-    )
-
-
-def test_damaged_xml_is_named_with_its_line(tmp_path):
-    path = tmp_path / "wiki.xml"
-    path.write_bytes(plain(wiki_pages()).replace(b"<id>36</id>", b"<id>36</di>"))
-    assert error_of(path).startswith("FILE is damaged after page 35 (XML mismatched tag: line ")
-
-
-def test_a_page_without_a_number_is_damage(tmp_path):
-    path = tmp_path / "wiki.xml"
-    path.write_bytes(plain(wiki_pages()).replace(b"<id>36</id>", b""))
-    assert error_of(path).startswith("FILE is damaged after page 35 (a page without a number)")
-
-
-@pytest.mark.parametrize(
-    "data, message",
-    [
-        (b"", "FILE is empty: get_jawiki.sh DATE downloads one"),
-        (
-            "ただの文章。\n".encode(),
-            "FILE is not a MediaWiki dump (neither bz2 nor XML): get_jawiki.sh DATE downloads one",
-        ),
-        (gzip.compress(b"<mediawiki/>"), "FILE is not a MediaWiki dump (neither bz2 nor XML): "),
-        (b"<html></html>", "FILE is not a MediaWiki dump (its first element is <html>): "),
-        (b"<mediawiki2/>", "FILE is not a MediaWiki dump (its first element is <mediawiki2>): "),
-        (bz2.compress("文。\n".encode()), "FILE is damaged before its first page (XML "),
-        (bz2.compress(b""), "FILE is cut short before its first page (no </mediawiki>)"),
-    ],
-)
-def test_what_is_no_dump_is_refused(tmp_path, data, message):
-    path = tmp_path / "input"
-    path.write_bytes(data)
-    assert error_of(path).startswith(message)
+def test_parts_come_in_page_order_and_other_files_as_they_were_given(layouts):
+    early, late = layouts["content"][1], layouts["content"][0]
+    assert dumps.dump_files([layouts["content"][2], late, early]) == [early, late]
+    assert dumps.dump_files([*layouts["classic"], early, "-"]) == [*layouts["classic"], early, Path("-")]
 
 
 def test_missing_files_folders_and_lists_alone_are_refused(layouts, tmp_path):
-    assert error_of(tmp_path / "none.xml.bz2") == "FILE not found: get_jawiki.sh DATE downloads one"
-    assert error_of(tmp_path) == "FILE is a folder, a file is needed: get_jawiki.sh DATE downloads one"
-    assert error_of(layouts["multistream"][1]).endswith(
-        "belongs to a dump but holds no pages: name the .xml.bz2 files beside it"
-    )
-
-
-def test_a_page_that_stands_twice_is_refused(layouts):
-    with pytest.raises(StageError, match=r"^page 1 of .* was read before: name the files of one dump, each once$"):
-        list(dumps.pages(layouts["classic"] + layouts["multistream"]))
+    for path, message in {
+        tmp_path / "none.xml.bz2": "FILE not found: get_jawiki.sh DATE downloads one",
+        tmp_path: "FILE is a folder, a file is needed: get_jawiki.sh DATE downloads one",
+        layouts["multistream"][1]: ("FILE belongs to a dump but holds no pages: name the .xml.bz2 files beside it"),
+    }.items():
+        with pytest.raises(StageError) as caught:
+            dumps.dump_files([path])
+        assert str(caught.value).replace(str(path), "FILE") == message
 
 
 # Downloads
@@ -304,6 +73,7 @@ class Wikimedia(http.server.ThreadingHTTPServer):
         self.contents: dict[str, bytes] = {}
         self.cuts: list[int] = []  # bytes after which the next answers break off
         self.ranges = True
+        self.busy: list[tuple[int, str | None]] = []  # (code, Retry-After) of the next answers
         self.log: list[tuple[str, str | None]] = []  # (path, Range)
         self.url = f"http://127.0.0.1:{self.server_port}"
 
@@ -345,6 +115,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         agent = self.headers.get("User-Agent", "")
         if not agent.startswith("bert-ja/"):
             return self.send_error(403, "Set a user agent")
+        if self.server.busy:
+            code, retry_after = self.server.busy.pop(0)
+            self.send_response(code)
+            if retry_after is not None:
+                self.send_header("Retry-After", retry_after)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         data = self.server.contents.get(self.path)
         if data is None:
             return self.send_error(404)
@@ -516,6 +293,52 @@ def test_a_connection_that_always_breaks_is_an_error_and_what_came_is_kept(serve
     assert files.partial_path(tmp_path / NAME).read_bytes() == BIG[:1000]
 
 
+@pytest.fixture
+def pauses(monkeypatch) -> list[float]:
+    """The seconds that a download wants to wait, which it does not."""
+    waited = []
+    monkeypatch.setattr(dumps.time, "sleep", waited.append)
+    return waited
+
+
+def test_a_busy_server_is_asked_again_when_it_says_so(server, tmp_path, pauses, capsys):
+    server.add_classic("20261101", BIG)
+    server.busy = [(503, "7"), (429, "0"), (502, None), (503, "soon")]
+    (path,) = fetch(server, tmp_path)
+    assert path.read_bytes() == BIG
+    assert pauses == [7, 0, 40, 80]
+    assert f"{server.url}/jawiki/20261101/dumpstatus.json: the server is busy (503), asking again in 7 s" in (
+        capsys.readouterr().err
+    )
+
+
+def test_a_date_to_come_back_is_kept(server, tmp_path, pauses):
+    server.add_classic("20261101", BIG)
+    server.busy = [
+        (503, email.utils.formatdate(time.time() + 100, usegmt=True)),
+        (503, "Mon, 06 Nov 2006 00:00:00 GMT"),
+    ]
+    fetch(server, tmp_path)
+    assert (98 < pauses[0] <= 100, pauses[1:]) == (True, [0])
+
+
+def test_a_busy_server_ends_a_download_in_the_middle_for_a_while_only(server, tmp_path, pauses):
+    server.add_classic("20261101", BIG)
+    _, remotes = dumps.resolve("20261101", server.url)
+    server.cuts, server.busy = [1000], [(503, "3")]
+    assert dumps.download(remotes[0], "20261101", tmp_path).read_bytes() == BIG
+    assert 3 in pauses
+
+
+@pytest.mark.parametrize("asked", [["3"] * 5, ["3600"]])
+def test_a_server_that_stays_busy_is_told(server, tmp_path, pauses, asked):
+    server.busy = [(503, seconds) for seconds in asked]
+    assert download_error(server, tmp_path) == (
+        "MIRROR/jawiki/20261101/dumpstatus.json: the server is busy (503): "
+        f"try again in {asked[0]} seconds"
+    )
+
+
 def test_a_date_that_is_not_offered_is_answered_with_those_that_are(server, tmp_path):
     server.add_classic("20261001", BIG)
     server.add_content("2026-11-01", {})
@@ -569,6 +392,14 @@ def test_a_second_run_of_the_same_download_is_refused(server, tmp_path):
     server.add_classic("20261101", BIG)
     with dumps._open_partial(tmp_path / NAME):
         assert "another run is downloading" in download_error(server, tmp_path)
+
+
+def test_latest_is_the_newest_of_both_kinds(server, tmp_path):
+    server.add_classic("20261001", BIG)
+    server.add_content("2026-11-01", {"jawiki-2026-11-01-p1p70.xml.bz2": BIG})
+    server.add_content("2026-12-01", {"jawiki-2026-12-01-p1p70.xml.bz2": BIG}, success=False)
+    day, remotes = dumps.resolve("latest", server.url)
+    assert (day, [remote.name for remote in remotes]) == ("20261101", ["jawiki-2026-11-01-p1p70.xml.bz2"])
 
 
 @pytest.mark.parametrize(

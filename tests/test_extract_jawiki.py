@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from test_dumps import ROOT, SHARED_DUMP, page_xml, plain, wiki_pages, write_layouts
+from conftest import shared
+from wiki import ROOT, SHARED_DUMP, page_xml, plain, wiki_pages
 
 import extract_jawiki
 from bert_ja import files
@@ -60,11 +61,6 @@ def long_dump(path: Path, pages: int) -> Path:
     prose = "".join(f"第{n}の橋は石でできている。川の水は澄み、魚が泳ぐ。\n\n" for n in range(100))
     path.write_bytes(bz2.compress(plain([page_xml(n, f"橋{n}", prose) for n in range(1, pages + 1)])))
     return path
-
-
-@pytest.fixture
-def layouts(tmp_path) -> dict[str, list[Path]]:
-    return write_layouts(tmp_path)
 
 
 def extract(paths: list[Path], folder: Path, **options) -> tuple[str, list[dict]]:
@@ -152,6 +148,30 @@ def test_a_page_that_fails_is_skipped_counted_and_named(layouts, tmp_path, monke
     assert "skipped page 30 干潟: RecursionError: too deep" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_page_that_takes_too_long_is_skipped_counted_and_named(tmp_path, monkeypatch, num_workers):
+    monkeypatch.setattr(extract_jawiki, "PAGE_SECONDS", 0.05)
+    long = "[[橋]]は{{lang|en|bridge}}という。" * 100_000  # half a second
+    path = tmp_path / "wiki.xml"
+    path.write_bytes(plain([page_xml(1, "前", "前の頁。"), page_xml(2, "長い", long), page_xml(3, "後", "後の頁。")]))
+    assert extract([path], tmp_path, num_workers=num_workers)[0] == "前の頁。\n\n後の頁。\n\n"
+    record = files.read_record(tmp_path / "out" / "jawiki.txt")
+    assert (record["counts"]["failed"], record["failed_pages"]) == (
+        1,
+        [{"id": 2, "title": "長い", "revision": 902, "error": "TimeoutError: over 0.05 CPU seconds"}],
+    )
+
+
+def test_a_worker_that_dies_is_an_error_and_leaves_nothing(layouts, tmp_path, monkeypatch):
+    def die(text: str) -> list[str]:
+        os._exit(9)
+
+    monkeypatch.setattr(extract_jawiki.wikitext, "clean", die)
+    with pytest.raises(StageError, match=r"^a worker process died \(out of memory\?\): run the command again"):
+        extract(layouts["plain"], tmp_path, num_workers=2)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
 def test_a_kill_leaves_nothing_that_looks_finished_and_a_rerun_gives_the_same_bytes(tmp_path):
     dump = long_dump(tmp_path / "wiki.xml.bz2", 500)
     text, partial = tmp_path / "a.txt", files.partial_path(tmp_path / "a.txt")
@@ -199,7 +219,7 @@ def test_a_truncated_dump_leaves_no_output_and_the_earlier_one_untouched(layouts
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "no dump is named: extract_jawiki.py FILE..."),
+        ([], "no dump is named: extract_jawiki.py FILE... (- is standard input)"),
         (["none.xml.bz2"], "none.xml.bz2 not found: get_jawiki.sh DATE downloads one"),
         (["plain.xml", "--num_workers", "0"], "--num_workers must be 1 or more, got 0"),
         (["plain.xml", "--num_workers", "two"], "--num_workers must be a whole number, got 'two'"),
@@ -222,10 +242,29 @@ def test_wrong_options_are_refused_in_one_sentence(layouts, tmp_path, arguments,
     assert not list(tmp_path.glob("*.txt")) and not list(tmp_path.glob(".*.partial"))
 
 
-def test_a_stream_is_refused(tmp_path):
+@pytest.mark.parametrize("layout", ["plain", "classic", "multistream"])
+def test_standard_input_gives_the_same_text_as_the_file(layouts, tmp_path, layout):
+    path = layouts[layout][0]
+    with open(path, "rb") as file, subprocess.Popen(["cat"], stdin=file, stdout=subprocess.PIPE) as cat:
+        done = run("-", "--output_file", tmp_path / "a.txt", "--num_workers", 2, stdin=cat.stdout)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "a.txt").read_text(encoding="utf-8") == TEXT
+    assert files.read_record(tmp_path / "a.txt")["inputs"] == [files.describe(path) | {"name": "standard input"}]
+
+
+def test_a_named_pipe_gives_the_same_text_as_the_file(layouts, tmp_path):
     os.mkfifo(tmp_path / "pipe.xml")
-    with pytest.raises(StageError, match="pipe.xml is not a regular file, and a dump is read twice: save it to a file"):
-        extract([tmp_path / "pipe.xml"], tmp_path)
+    with subprocess.Popen(["cp", layouts["plain"][0], tmp_path / "pipe.xml"]):
+        assert extract([tmp_path / "pipe.xml"], tmp_path) == (TEXT, INDEX)
+
+
+def test_an_empty_standard_input_is_refused(tmp_path):
+    done = run("-", "--output_file", tmp_path / "a.txt", stdin=subprocess.DEVNULL)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == (
+        "extract_jawiki.py: error: standard input is empty: get_jawiki.sh DATE downloads one"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_dump_without_an_article_is_refused(tmp_path):
@@ -243,3 +282,74 @@ def test_help_explains_every_option():
     )
     for option in ("output_file", "index_file", "num_workers", "DUMP_FILES"):
         assert option in shown.stdout + shown.stderr
+
+
+# Faults of real dumps, which take a while
+
+REAL = ("jawiki-mini-pages-articles.xml.bz2", "jawiki-mini-pages-articles-multistream.xml.bz2")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", REAL)
+def test_a_real_dump_cut_at_twenty_places_is_refused(tmp_path, name):
+    data = shared("data", "dump", name).read_bytes()
+    for part in range(20):
+        (tmp_path / name).write_bytes(data[: 7 + len(data) * part // 20])
+        with pytest.raises(StageError, match=r"is cut short (after page \d+|before its first page)"):
+            extract([tmp_path / name], tmp_path, num_workers=2)
+        assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", REAL)
+def test_a_byte_flipped_at_twenty_places_of_a_real_dump_is_refused_or_changes_nothing(tmp_path, name):
+    data = shared("data", "dump", name).read_bytes()
+    (tmp_path / name).write_bytes(data)
+    whole = extract([tmp_path / name], tmp_path, num_workers=2)
+    refused = 0
+    for part in range(20):
+        place = 3 + len(data) * part // 20
+        (tmp_path / name).write_bytes(data[:place] + bytes([data[place] ^ 0x20]) + data[place + 1 :])
+        try:
+            assert extract([tmp_path / name], tmp_path, num_workers=2) == whole
+        except StageError as error:
+            refused += 1
+            assert "is damaged" in str(error) or "is cut short" in str(error)
+    assert refused >= 19  # what is left may be a bit that says nothing, such as the block size of the first stream
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("num_workers", [1, 10])
+def test_twenty_kills_of_a_real_extraction_leave_nothing_and_the_rerun_gives_the_same_bytes(tmp_path, num_workers):
+    dump = shared("data", "dump", REAL[1])
+    text, index = tmp_path / "a.txt", tmp_path / "a.index.jsonl"
+    options = (dump, "--output_file", text, "--num_workers", num_workers)
+    started = time.monotonic()
+    assert run(*options).returncode == 0
+    seconds, whole = time.monotonic() - started, (text.read_bytes(), index.read_bytes())
+    finished = 0
+    for moment in range(20):
+        for path in tmp_path.iterdir():
+            path.unlink()
+        with subprocess.Popen(command(*options), stderr=subprocess.DEVNULL) as process:
+            time.sleep(seconds * (moment + 0.5) / 20)
+            process.kill()
+        finished += files.record_path(text).exists()
+        assert not files.record_path(text).exists() or (text.read_bytes(), index.read_bytes()) == whole
+        assert run(*options).returncode == 0
+        assert (text.read_bytes(), index.read_bytes()) == whole
+    assert finished < 10  # most kills came before the end
+
+
+@pytest.mark.full
+def test_a_disk_that_fills_at_any_moment_leaves_nothing(tmp_path, disk):
+    dump = shared("data", "dump", REAL[0])
+    for size in (100_000, 1_000_000, 3_000_000, 5_000_000):
+        folder = disk(size)
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            pytest.raises((OSError, StageError), match="No space left|needs about"),
+        ):
+            patch.setattr(extract_jawiki.files, "require_space", lambda *given: None)  # the check before the work
+            extract_jawiki.main(str(dump), output_file=str(folder / "a.txt"), num_workers=2)
+        assert list(folder.iterdir()) == []

@@ -1,6 +1,7 @@
 """The ordered map: order, bounded memory, and processes that die."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 import pytest
 from conftest import ROOT
 
+from bert_ja import workers
 from bert_ja.cli import StageError
 from bert_ja.workers import ordered_map
 
@@ -169,3 +171,23 @@ def test_ctrl_c_reaches_the_parent_alone_and_ends_all():
     talk = process.communicate(timeout=30)[1]
     assert talk.count("Traceback") == talk.count("KeyboardInterrupt") == 1
     assert not any(map(is_alive, workers))
+
+
+def test_what_costs_too_much_processor_time_is_ended_within_a_regular_expression_too():
+    def busy() -> None:
+        while True:
+            pass
+
+    for body in (busy, lambda: re.match("(a+)+b", "a" * 40)):
+        started = time.process_time()
+        with pytest.raises(TimeoutError, match="^over 0.1 CPU seconds$"), workers.cpu_limit(0.1):
+            body()
+        assert time.process_time() - started < 60  # a hang
+
+
+def test_waiting_costs_nothing_and_the_limit_ends_with_its_body():
+    with workers.cpu_limit(0.05):
+        time.sleep(0.2)
+    until = time.process_time() + 0.1
+    while time.process_time() < until:
+        pass
