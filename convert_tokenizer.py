@@ -21,7 +21,7 @@ from bert_ja import cli, files, tokenization
 SPM_MODEL = "output/spm/sp.model"
 TRAINING_TEXT = Path("data/train.txt")
 SAMPLE_LINES, SAMPLE_SEED = 10_000, 1000  # of the training text, when no text is named
-RECORD = "tokenizer.meta.json"  # meta.json is export_model.py's
+RECORD = files.TOKENIZER_RECORD  # meta.json is export_model.py's
 NAME_A_TEXT = "pass --text_file with a text of one sentence a line"
 
 
@@ -82,40 +82,42 @@ def text_lines(text: Path | None) -> tuple[Iterable[str], str]:
     return sample, f"the sample of {TRAINING_TEXT}"
 
 
-def compare(folder: Path, model: bytes, text: Path | None) -> tokenization.Parity:
+def compare(folder: Path, model: bytes, text: Path | None, private: bool) -> tokenization.Parity:
     """AutoTokenizer of `folder` against SentencePiece, on our own list and the text."""
     spm = tokenization.load_model(model)
-    found = tokenization.check_parity(folder, tokenization.ADVERSARIAL_LINES, spm, "our own list")
+    found = tokenization.check_parity(folder, tokenization.ADVERSARIAL_LINES, spm, "our own list", private)
     if text is None and not TRAINING_TEXT.is_file():
         cli.say(f"{TRAINING_TEXT} not found: only our own list is compared (pass --text_file to compare more)")
         return found
     lines, source = text_lines(text)
     lines = tqdm(lines, unit=" lines", unit_scale=True, desc="comparing")
-    return found + tokenization.check_parity(folder, lines, spm, source)
+    return found + tokenization.check_parity(folder, lines, spm, source, private)
 
 
-def verify(folder: Path, model: bytes, built: dict[str, bytes], text: Path | None) -> tokenization.Parity:
+def verify(
+    folder: Path, model: bytes, built: dict[str, bytes], text: Path | None, private: bool
+) -> tokenization.Parity:
     """Compare the files to be written, beside what else AutoTokenizer would read in `folder`, before they get there."""
     with files.work_folder(folder) as work:
         for path in sorted(folder.glob("*.json")):
             shutil.copyfile(path, work / path.name)
         for name, content in built.items():
             (work / name).write_bytes(content)
-        found = compare(work, model, text)
+        found = compare(work, model, text, private)
     tokenization.require_parity(found, folder)
     return found
 
 
-def report(folder: Path, spm_model: Path, model: bytes, text: Path | None) -> None:
+def report(folder: Path, spm_model: Path, model: bytes, text: Path | None, private: bool) -> None:
     """Print the comparison of a folder as JSON; raise StageError on a difference."""
-    found = compare(folder, model, text)
+    found = compare(folder, model, text, private)
     facts = tokenization.tokenizer_facts(spm_model)
     said = {"folder": str(folder), "tokenizer": facts, **found.record(), "first_difference": found.first}
     print(json.dumps(said, ensure_ascii=False, indent=1))
     tokenization.require_parity(found, folder)
 
 
-def convert(folder: Path, spm_model: Path, model: bytes, text: Path | None) -> tokenization.Parity:
+def convert(folder: Path, spm_model: Path, model: bytes, text: Path | None, private: bool) -> tokenization.Parity:
     """Build, verify and write the tokenizer files of a model folder, and their record."""
     config = read_config(folder)
     facts = tokenization.tokenizer_facts(spm_model)
@@ -123,7 +125,7 @@ def convert(folder: Path, spm_model: Path, model: bytes, text: Path | None) -> t
     files.require_space(folder, 2 * tokenization.folder_bytes(facts["vocab_size"]), "the tokenizer")  # work folder too
     built = tokenization.folder_files(model, config.get("max_position_embeddings", 512))
     require_same_bytes(folder, spm_model, built)
-    parity = verify(folder, model, built, text)
+    parity = verify(folder, model, built, text, private)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECORD).unlink(missing_ok=True)
     for name, content in built.items():
@@ -135,6 +137,7 @@ def convert(folder: Path, spm_model: Path, model: bytes, text: Path | None) -> t
         "outputs": [files.describe(folder / name) for name in built],
         "tokenizer": facts,
         "parity": parity.record(),
+        "corpus": files.corpus_facts(files.read_record(spm_model.parent), private),
         "run": files.run_facts(spm_model=spm_model, output_dir=folder, text_file=text),
     }
     files.write_record(folder, record, RECORD)
@@ -142,7 +145,11 @@ def convert(folder: Path, spm_model: Path, model: bytes, text: Path | None) -> t
 
 
 def main(
-    spm_model: str | None = None, output_dir: str = "model", text_file: str | None = None, check_only: bool = False
+    spm_model: str | None = None,
+    output_dir: str = "model",
+    text_file: str | None = None,
+    check_only: bool = False,
+    private_corpus: bool | None = None,
 ) -> None:
     """Build the tokenizer files of a model folder from its SentencePiece model, or check those that are there.
 
@@ -154,6 +161,8 @@ def main(
         text_file: Text whose every line is compared; unless named, 10,000 lines of data/train.txt where that is. Our
             own list of hard lines is always compared.
         check_only: Write nothing, compare, and print a JSON report.
+        private_corpus: True keeps every piece of the text out of what this and all later stages print and record;
+            when not given, what the record of the text, of the tokenizer or of the model folder says.
     """
     started = time.time()
     folder, text = Path(output_dir), Path(text_file) if text_file else None
@@ -165,10 +174,11 @@ def main(
     model = tokenization.read_model(source)
     if text is not None:
         files.require_text(text, NAME_A_TEXT)
+    private = files.is_private(source.parent, folder, text or TRAINING_TEXT, asked=private_corpus)
     if check_only:
-        report(folder, source, model, text)
+        report(folder, source, model, text, private)
         return
-    parity = convert(folder, source, model, text)
+    parity = convert(folder, source, model, text, private)
     cli.say(
         f"wrote {', '.join(tokenization.FOLDER_FILES)} to {folder}, same ids by AutoTokenizer on "
         f"{parity.lines:,} lines, in {time.time() - started:.0f} s"

@@ -74,6 +74,7 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
     module, data = command.model, command.datamodule
     training.require_same_vocabulary(path, checkpoint, data.vocabulary)
     training.load_weights(module, path, checkpoint)
+    corpus = files.corpus_facts(checkpoint["provenance"], data.is_private())
 
     weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     files.require_space(Path(output_dir).absolute().parent, weights, "the exported model")
@@ -96,6 +97,7 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
             "model": {name: value for name, value in checkpoint["hyper_parameters"].items() if name[0] != "_"},
             "steps": checkpoint["global_step"],
             "training": checkpoint["provenance"],
+            "corpus": corpus,
             "run": files.run_facts(checkpoint=path, output_dir=output_dir),
         }
         files.write_record(folder, record)

@@ -17,13 +17,16 @@ after each article. data/jawiki.txt, the text before the split, stays beside the
   DATE             Day of a dump as in https://dumps.wikimedia.org/jawiki/, e.g. 20261101. It is downloaded to
                    data/dump (about 5 GB), resumed where an earlier download broke off, and verified.
   latest           The newest dump that is complete.
-  FILE...          Files of one dump that you have: *-pages-articles*.xml.bz2, pXpY parts, or plain .xml.
+  FILE...          Files of one dump that you have: *-pages-articles*.xml.bz2, pXpY parts, or plain .xml; - is
+                   standard input.
 
   --mirror URL     Server to download from instead of https://dumps.wikimedia.org, e.g. a mirror near you.
   --contact TEXT   Your mail or web address; dumps.wikimedia.org wants one in the User-Agent of every download.
-  --num_workers N  Processes that clean pages, 1 when not given; one more reads the dump. The text is the same.
+  --num_workers N  Processes that unpack and clean pages, one a core when not given. The text is the same.
   --valid_sentences N, --test_sentences N
                    Sentences for data/valid.txt and data/test.txt; see python3 prepare_corpus.py --help.
+  --filters NAME   default, or none to keep every line and document. For other filters run prepare_corpus.py on
+                   data/jawiki.txt, which stays there.
   --name TEXT, --license TEXT, --source TEXT
                    What the records and the model card say of the text: jawiki, CC BY-SA 4.0 and Japanese Wikipedia
                    when not given. A dump of another wiki has its own.
@@ -80,6 +83,9 @@ while (($#)); do
         --valid_sentences | --test_sentences)
             [[ $value =~ ^[1-9][0-9]*$ ]] || fail "$name must be 1 or more, got $value"
             corpus+=("$name=$value") ;;
+        --filters)
+            [[ $value == default || $value == none ]] || fail "--filters must be default or none, got $value"
+            corpus+=("$name=$value") ;;
         --name | --license | --source)
             for index in "${!corpus[@]}"; do # in place of ours
                 [[ ${corpus[index]} != "$name="* ]] || corpus[index]="$name=$value"
@@ -97,7 +103,7 @@ if [[ ${#given[@]} -eq 1 && (${given[0]} == latest || ${given[0]} =~ ^[0-9]{4}-?
 else
     for file in "${given[@]}"; do
         [[ $file != latest && ! $file =~ ^[0-9]{8}$ || -e $file ]] || fail "$file is a dump of its own: name it alone"
-        [[ -e $file ]] || fail "$file is neither a date (YYYYMMDD), nor latest, nor a file"
+        [[ -e $file || $file == - ]] || fail "$file is neither a date (YYYYMMDD), nor latest, nor a file"
     done
     ((${#download[@]} == 0)) || fail "${download[0]%%=*} has no use with local files: name a date, or leave it out"
 fi

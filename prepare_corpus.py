@@ -1,7 +1,8 @@
-"""Stage 1: texts to train.txt, valid.txt and test.txt, split by document, and a report.
+"""Stage 1: any text to train.txt, valid.txt and test.txt, filtered and split by document, with a report.
 
-Reads texts (one sentence a line, a blank line after each document; .gz, .bz2 and .xz too), with or without an index
-beside them; writes three texts, each with its index and its record, and corpus.meta.json, the report:
+Reads texts (one sentence a line, a blank line after each document), with or without an index beside them, JSONL, and
+folders of files, compressed or not; writes three texts, each with its index and its record, and the report, which
+corpus.meta.json holds as a record and corpus.md for people to read:
 
     python3 prepare_corpus.py data/jawiki.txt --name jawiki --output_dir data
 """
@@ -13,74 +14,106 @@ from pathlib import Path
 from tqdm import tqdm
 
 from bert_ja import cli, corpus, documents, files
+from bert_ja.documents import Reading
+from bert_ja.filters import NONE, Filters
+from bert_ja.inventory import Inventory
 
-NAME_A_TEXT = "name a text with one sentence a line, like the data/jawiki.txt of extract_jawiki.py"
-REPORT = "corpus.meta.json"
-TEXT_PER_PACKED_BYTE = 8  # of .gz, .bz2 and .xz, at most
+NAME_A_TEXT = "name a text with one sentence a line, like the data/jawiki.txt of extract_jawiki.py, a JSONL or a folder"
+REPORT, SUMMARY = "corpus.meta.json", "corpus.md"
+FILTERS = {"default": Filters(), "none": NONE}
+DISK_PER_TEXT_BYTE = 1.5  # text and indexes 1.1; hashes 0.1 at 120 bytes a sentence, 0.4 at 30
 
 
-def check(files_given: Sequence[str], outputs: list[Path], valid: int | None, test: int | None) -> list[Path]:
-    """Refuse what cannot work; the texts to read."""
-    names = [documents.plain_path(path).name for path in files_given]
+def filter_checks(name: str, given: dict) -> dict[str, bool]:
+    """What must hold for --filters and the options that say more of them."""
+    low = [option for option in ("min_characters", "min_sentences") if given.get(option, 1) < 1]
+    share = given.get("max_repeated", 0)
+    options = ", ".join(f"--{option}" for option in given)
+    return {
+        f"--filters must be default or none, got {name}": name in FILTERS,
+        f"--filters {name} leaves nothing to {options}: leave one or the other out": name != "none" or not given,
+        **{f"--{option} must be 1 or more, got {given[option]}": False for option in low},
+        f"--max_repeated must be from 0 to 1, got {share}": 0 <= share <= 1,
+    }
+
+
+def require_apart(path: Path, outputs: list[Path]) -> None:
+    """Refuse an input that the outputs would replace, or would be part of."""
+    folder = outputs[0].parent
+    if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+        raise cli.StageError(f"{folder} lies in {path}, which is read: name another --output_dir")
+    taken = {file.resolve() for output in outputs for file in (output, documents.index_path(output))}
+    if taken & {path.resolve(), documents.index_path(path).resolve()}:
+        raise cli.StageError(f"{path} would be overwritten by {folder}: name another --output_dir")
+
+
+def check(given: Sequence[str], reading: Reading, outputs: list[Path], options: dict[str, bool]) -> list[Path]:
+    """Refuse what cannot work, `options` that do not hold included; the texts to read."""
+    names = [documents.plain_path(path).name for path in given]
     twice = sorted({name for name in names if names.count(name) > 1})
     cli.require(
         {
-            "no text is named: prepare_corpus.py FILE... --name NAME": bool(files_given),
+            "no text is named: prepare_corpus.py FILE... --name NAME": bool(given),
+            "standard input cannot be read twice, as a corpus is: save it to a file first": "-" not in given,
             f"two files are called {', '.join(twice)}, and documents are named after their file: rename one": not twice,
-            f"--valid_sentences must be 1 or more, got {valid}": valid is None or valid >= 1,
-            f"--test_sentences must be 1 or more, got {test}": test is None or test >= 1,
         }
+        | options
     )
-    taken = {path.resolve() for output in outputs for path in (output, documents.index_path(output))}
-    for path in map(Path, files_given):
-        files.require_file(path, NAME_A_TEXT)
-        if not path.is_file():
-            raise cli.StageError(f"{path} is not a regular file, and a corpus is read twice: save it to a file first")
-        if taken & {path.resolve(), documents.index_path(path).resolve()}:
-            raise cli.StageError(f"{path} would be overwritten by {outputs[0].parent}: name another --output_dir")
-        documents.require_text(path, NAME_A_TEXT)
-    return [Path(path) for path in files_given]
-
-
-def unpacked_size(path: Path) -> int:
-    """About how many bytes of text a file holds."""
-    return path.stat().st_size * (TEXT_PER_PACKED_BYTE if documents.is_compressed(path) else 1)
-
-
-def origin(paths: list[Path], name: str, license: str | None, source: str | None) -> dict:
-    """What later stages say of the corpus: options first, then what the records of the inputs say."""
-    known = [facts for path in paths if (facts := files.corpus_of(path))]
-
-    def carried(key: str) -> str | None:
-        return "; ".join(dict.fromkeys(facts[key] for facts in known if facts.get(key))) or None
-
-    found = [facts["dump"] for facts in known if facts.get("dump")]
-    return {
-        "name": name,
-        "license": license or carried("license"),
-        "source": source or carried("source"),
-        "dump": found[0] if found else None,
-    }
-
-
-def all_documents(paths: list[Path]) -> Iterator[tuple[dict, Iterator[str]]]:
-    """The documents of all texts; of several texts each row says its source."""
+    paths = [Path(path) for path in given]
     for path in paths:
-        for row, sentences in documents.documents(path):
-            yield row if len(paths) == 1 else row | {"source": row.get("source", path.name)}, sentences
+        require_apart(path, outputs)
+        documents.require_documents(path, reading, NAME_A_TEXT)
+    needed = DISK_PER_TEXT_BYTE * sum(map(documents.unpacked_size, paths))
+    files.require_space(outputs[0].parent, int(needed), "the split text")
+    return paths
 
 
-def write_records(folder: Path, writers: list[documents.Writer], common: dict) -> None:
-    """The record of each text, then the report on all."""
+def all_documents(paths: list[Path], reading: Reading, title: str) -> Iterator[tuple[dict, Iterator[str]]]:
+    """The documents of all texts; of several texts each row says its source."""
+    total = sum(map(documents.size, paths))
+    with tqdm(total=total, unit="B", unit_scale=True, desc=title, delay=1) as progress:
+        for path in paths:
+            for row, sentences in documents.documents(path, reading, progress.update):
+                yield row if len(paths) == 1 else row | {"source": row.get("source", path.name)}, sentences
+
+
+def write_records(folder: Path, writers: list[documents.Writer], common: dict, report: dict) -> None:
+    """The summary, also to standard output, the record of each text, then that of the whole corpus."""
     run = {"run": files.run_facts(output_dir=folder)}
+    summary = corpus.summary(common | report)
+    with files.output(folder / SUMMARY) as file:
+        file.write(summary.encode())
     for writer in writers:
         files.write_record(writer.text.path, common | {"outputs": writer.outputs(), "counts": writer.counts()} | run)
-    outputs = [described for writer in writers for described in writer.outputs()]
-    parts = {
-        part: writer.counts() | {"sentences_by_characters": writer.length_histogram()}
-        for part, writer in zip(corpus.PARTS, writers, strict=True)
-    }
-    files.write_record(folder, common | {"outputs": outputs, "parts": parts} | run, REPORT)
+    outputs = [described for writer in writers for described in writer.outputs()] + [file.describe()]
+    files.write_record(folder, common | {"outputs": outputs} | report | run, REPORT)
+    print(summary, end="", flush=True)
+
+
+def prepare(
+    paths: list[Path], reading: Reading, chosen: Filters, outputs: list[Path], work: Path, common: dict
+) -> list[documents.Writer]:
+    """Both passes over the texts, and what is said of them; the writers of the three parts."""
+    folder, seed, asked = outputs[0].parent, common["seed"], common["options"]
+    before, inventory = corpus.state(paths), Inventory(work)
+    common["inputs"] = [documents.describe(path) for path in paths]
+    inventory.take(all_documents(paths, reading, "reading"), chosen, seed)
+    inventory.count_repeats(chosen.min_sentences)
+    corpus.plan(inventory, chosen, asked["valid_sentences"], asked["test_sentences"])
+    drawn = None if common["corpus"]["private"] else corpus.Drawn(inventory, seed)
+
+    with documents.writers(*((text, documents.index_path(text)) for text in outputs)) as writers:
+        removed = corpus.write(all_documents(paths, reading, "writing"), inventory, chosen, writers, drawn)
+        if corpus.state(paths) != before:
+            raise corpus.changed()
+        report = corpus.report(writers, removed, chosen, inventory, drawn)
+        for writer in writers:  # a full disk shows while the earlier corpus still has its report
+            writer.text.flush()
+            writer.index.flush()
+        for earlier in (REPORT, SUMMARY):
+            (folder / earlier).unlink(missing_ok=True)
+    write_records(folder, writers, common, report)
+    return writers
 
 
 def main(
@@ -90,53 +123,68 @@ def main(
     valid_sentences: int | None = None,
     test_sentences: int | None = None,
     seed: int = 1000,
+    split_sentences: bool = False,
+    text_field: str = "text",
+    id_field: str | None = None,
+    filters: str = "default",
+    min_characters: int | None = None,
+    japanese_only: bool | None = None,
+    min_sentences: int | None = None,
+    max_repeated: float | None = None,
+    private_corpus: bool | None = None,
     license: str | None = None,
     source: str | None = None,
 ) -> None:
-    """Split texts by document into train, valid and test.
+    """Filter texts and split them by document into train, valid and test.
 
     Which part a document goes to depends on its id and the seed alone, so that two dumps of a wiki agree but for a
-    few documents; their order stays that of the input.
+    few documents; their order stays that of the input. Lines are filtered first, then documents by what is left of
+    them; the report counts what each filter removed.
 
     Args:
-        text_files: Texts to read as one corpus: UTF-8, one sentence a line, a blank line after each document. An
-            index beside a text (jawiki.index.jsonl of jawiki.txt) names its documents; without one a document's id
-            is the file's name and its number.
+        text_files: Texts to read as one corpus, in UTF-8, also as .gz, .bz2, .xz or .zst. A text has one sentence a
+            line and a blank line after each document; an index beside it (jawiki.index.jsonl of jawiki.txt) names
+            its documents. A .jsonl has a document a row, a folder one a file.
         name: What the corpus is called in records, reports and the model card.
-        output_dir: Folder for train.txt, valid.txt, test.txt, their indexes and records, and corpus.meta.json.
+        output_dir: Folder for train.txt, valid.txt, test.txt, their indexes and records, and the report,
+            corpus.meta.json and corpus.md.
         valid_sentences: Sentences that valid.txt holds at least. When not given, 500,000 as published if the corpus
-            has 10 million or more, else 1 %.
+            has 10 million or more after the filters, else 1 %.
         test_sentences: The same for test.txt.
         seed: Number that fixes, with a document's id, the part it goes to; another one gives another split.
+        split_sentences: True for prose: each line is split into sentences.
+        text_field: Field of a .jsonl that holds a document's text, a string or a list of strings.
+        id_field: Field of a .jsonl that holds a document's id; without one it is the file's name and the row's number.
+        filters: default for those below, none for no filter at all.
+        min_characters: A line that is shorter goes; 3 when not given, which keeps はい。 and little that is shorter.
+        japanese_only: A line without kana or kanji goes, unless this is False; True when not given.
+        min_sentences: A document with fewer lines left goes; 2 when not given: one alone has no next sentence.
+        max_repeated: A document goes when more than this share of its lines stood in earlier documents, as in articles
+            that a program wrote; 0.5 when not given. What stays loses no line by it.
+        private_corpus: True keeps every piece of the text out of the report, and out of what all later stages print
+            and record; when not given, what the records of the texts say.
         license: Licence of the text, for the model card; when not given, what the records of the texts say.
         source: Where the text comes from, a name or an address, for the model card.
     """
     started = time.time()
-    folder = Path(output_dir)
+    folder, reading = Path(output_dir), Reading(text_field, id_field, split_sentences)
     outputs = [folder / f"{part}.txt" for part in corpus.PARTS]
-    paths = check(text_files, outputs, valid_sentences, test_sentences)
-    files.require_space(folder, int(1.1 * sum(map(unpacked_size, paths))), "the split text")
-    about = origin(paths, name, license, source)
-    inputs = [files.describe(path) for path in paths]
-    with tqdm(unit=" documents", desc="reading", delay=1) as progress:
-        keys, counts = corpus.take_inventory(paths, seed, progress.update)
-    parts = corpus.split(keys, counts, valid_sentences, test_sentences)
-
-    with documents.writers(*((text, documents.index_path(text)) for text in outputs)) as writers:
-        progress = tqdm(all_documents(paths), total=len(parts), unit=" documents", desc="splitting", delay=1)
-        for part, (row, sentences) in zip(parts, progress, strict=True):
-            writers[part].write(row, sentences)
-        (folder / REPORT).unlink(missing_ok=True)  # the one of an earlier corpus
-
+    values = dict(zip(Filters._fields, (min_characters, japanese_only, min_sentences, max_repeated), strict=True))
+    given = {option: value for option, value in values.items() if value is not None}
+    asked = {"valid_sentences": valid_sentences, "test_sentences": test_sentences}
+    checks = {f"--{key} must be 1 or more, got {value}": value is None or value >= 1 for key, value in asked.items()}
+    paths = check(text_files, reading, outputs, checks | filter_checks(filters, given))
+    chosen = FILTERS[filters]._replace(**given)
     common = {
         "stage": "prepare_corpus.py",
-        "options": {"name": name, "valid_sentences": valid_sentences, "test_sentences": test_sentences},
+        "options": {"name": name, **asked, **reading._asdict(), **chosen._asdict()},
         "seed": seed,
         "versions": files.versions("numpy"),
-        "inputs": inputs,
-        "corpus": about,
+        "corpus": corpus.origin(paths, name, license, source, private_corpus),
     }
-    write_records(folder, writers, common)
+
+    with files.work_folder(folder / REPORT) as work:  # holds off a second run until the records are written
+        writers = prepare(paths, reading, chosen, outputs, work, common)
     said = ", ".join(f"{w.text.path.name} {w.sentences:,} ({w.documents:,})" for w in writers)
     cli.say(f"wrote sentences (documents) to {folder}: {said}, in {time.time() - started:.0f} s")
 

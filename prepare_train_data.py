@@ -98,7 +98,7 @@ def write_samples(out: files.Output, folder: Path, counts: dict, rule: samples.P
 
 
 def record(
-    rule: samples.PairRule, inputs: list[dict], outputs: list[dict], counts: dict, written: Counter, corpus: dict | None
+    rule: samples.PairRule, inputs: list[dict], outputs: list[dict], counts: dict, written: Counter, corpus: dict
 ) -> dict:
     """The record of a JSONL, but for its field `run`."""
     options = {"max_seq_len": rule.max_seq_len, "buffer_size": rule.buffer_size, "get_raw": rule.masked}
@@ -128,6 +128,7 @@ def main(
     mlm_probability: float = 0.15,
     mask_replace_prob: float = 0.8,
     random_replace_prob: float = 0.1,
+    private_corpus: bool | None = None,
 ) -> None:
     """Turn a text into next-sentence samples, one JSON object a line.
 
@@ -144,13 +145,15 @@ def main(
         mlm_probability: Share of a sample's tokens that are selected, with --get_raw True.
         mask_replace_prob: Share of the selected tokens that become [MASK].
         random_replace_prob: Share of the selected tokens that become a random token; the others stay.
+        private_corpus: True keeps every piece of the text out of what this and all later stages print and record;
+            when not given, what the record of the text, or of the tokenizer, says.
     """
     started = time.time()
     num_workers = num_workers if num_workers is not None else len(os.sched_getaffinity(0))
     masking = MaskingRule(mlm_probability, mask_replace_prob, random_replace_prob)
     text = check(filename, output_file, max_seq_len, buffer_size, num_workers, masking)
     vocabulary = tokenization.vocabulary(tokenizer_model)
-    corpus = files.corpus_of(text)
+    corpus = files.corpus_of(text, tokenization.record_folder(tokenizer_model), private=private_corpus)
     destination = Path(output_file) if output_file else files.stdout_file()
     files.require_space(
         destination.parent if destination else tempfile.gettempdir(),

@@ -18,7 +18,6 @@ NAME = re.compile(r"(?!.*(--|\.\.))(?![-.])[A-Za-z0-9._-]{1,96}(?<![-.])(?<!\.gi
 LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*", re.ASCII)
 NEEDED = ("model.safetensors", "config.json", *tokenization.FOLDER_FILES)
 CARD, CHANGELOG = "README.md", "CHANGELOG.md"
-TOKENIZER_RECORD = "tokenizer.meta.json"
 WITHOUT_RESULT = "--test_result none"
 
 
@@ -70,10 +69,10 @@ def require_unchanged(folder: Path, record: dict) -> None:
 def read_model(folder: Path) -> tuple[dict, dict]:
     """The records of export_model.py and convert_tokenizer.py, after checking every file that they name."""
     model = files.require_record(folder, "export_model.py")
-    tokenizer = files.read_record(folder, TOKENIZER_RECORD)
+    tokenizer = files.read_record(folder, files.TOKENIZER_RECORD)
     if tokenizer is None:
         raise cli.StageError(
-            f"{folder} has no {TOKENIZER_RECORD}, so its tokenizer is not verified: run convert_tokenizer.py "
+            f"{folder} has no {files.TOKENIZER_RECORD}, so its tokenizer is not verified: run convert_tokenizer.py "
             f"--spm_model output/spm/sp.model --output_dir {folder} first"
         )
     ours, trained = tokenizer["tokenizer"]["sha256"], model["tokenizer"]["sha256"]
@@ -123,8 +122,8 @@ def read_changelog(changelog: str | None) -> bytes | None:
     return files.require_text(changelog, "name a text with --changelog, or leave it out").read_bytes()
 
 
-def require_loads(folder: Path, model_dir: Path) -> None:
-    """Load a folder as its users will, and fill one mask."""
+def require_loads(folder: Path, model_dir: Path, private: bool) -> None:
+    """Load a folder as its users will, and fill one mask. What an error says may quote the vocabulary: see `shown`."""
     import torch
     import transformers
 
@@ -134,7 +133,7 @@ def require_loads(folder: Path, model_dir: Path) -> None:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         model, loading = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
     except Exception as error:  # transformers raises whatever its parsers raise
-        reason = str(error).strip().split("\n")[0][:200]
+        reason = files.shown(str(error).strip().split("\n")[0][:200], private)
         raise cli.StageError(f"{model_dir} does not load as a model ({reason}): run export_model.py again") from None
     with torch.no_grad():
         logits = model.eval()(**tokenizer(model_card.PROMPT, return_tensors="pt")).logits
@@ -151,7 +150,7 @@ def write_release(folder: Path, source: Path, facts: model_card.Facts, changelog
     """Copy the files that the records name, prove that they load, and write card and changelog."""
     for name in sorted({file["name"] for record in (facts.model, facts.tokenizer) for file in record["outputs"]}):
         shutil.copyfile(source / name, folder / name)
-    require_loads(folder, source)
+    require_loads(folder, source, facts.private)
     files.write_bytes(folder / CARD, model_card.model_card(facts).encode())
     files.write_bytes(folder / CHANGELOG, changelog or model_card.changelog(facts).encode())
 
@@ -166,6 +165,7 @@ def release_record(facts: model_card.Facts, outputs: list[dict]) -> dict:
         "inputs": list({file["name"]: file for record in records for file in record["outputs"]}.values()),
         "outputs": outputs,
         "tokenizer": facts.model["tokenizer"],
+        "corpus": facts.corpus | {"private": any(files.corpus_facts(record)["private"] for record in records)},
         "result": facts.test,
         "records": {record["stage"]: record for record in records},
     }
@@ -180,6 +180,11 @@ def say_doubts(facts: model_card.Facts, records: list[dict | None]) -> None:
         cli.say(f"not known, and the card says so or leaves it out: {', '.join(unknown)}")
     if not facts.corpus["license"]:
         cli.say(f"warning: make sure that the training text may be used for a model under {facts.license}")
+    if facts.private:
+        cli.say(
+            "warning: the corpus is private, and the vocabulary (spm.model, tokenizer.json) holds words of its text: "
+            "read it before you hand the release on"
+        )
 
 
 def main(
@@ -207,17 +212,17 @@ def main(
     result, test = read_test(test_result, model, source) if test_result else (None, None)
     own_changelog = read_changelog(changelog)
     require_unedited(release, Path(changelog) if changelog else None)
-    size = sum(file["size"] for file in model["outputs"])
+    size, private = sum(file["size"] for file in model["outputs"]), files.is_private(source)
     files.require_space(release_dir, int(1.01 * size) + files.MEGABYTE, "the release")
     facts = model_card.Facts(
         name=name,
         license=license,
-        model=model_card.public(model),
-        tokenizer=model_card.public(tokenizer),
+        model=model_card.public(model, private),
+        tokenizer=model_card.public(tokenizer, private),
         config=json.loads((source / "config.json").read_text(encoding="utf-8")),
         parameters=model_card.count_parameters(source / "model.safetensors"),
         test=result,
-        test_record=model_card.public(test),
+        test_record=model_card.public(test, private),
     )
     say_doubts(facts, [model, tokenizer, test])
 

@@ -60,7 +60,7 @@ def main(
             "inputs": [files.describe(path), *(data.records["test"] or {}).get("outputs", [])],
             "outputs": [out.describe()],
             "tokenizer": data.vocabulary.facts(),
-            "corpus": (data.records["test"] or {}).get("corpus"),
+            "corpus": data.corpus("test", files.corpus_facts(checkpoint["provenance"])["private"]),
             "steps": checkpoint["global_step"],
             "run": files.run_facts(checkpoint=path, test_file=data.files["test"]),
         }

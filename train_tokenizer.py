@@ -66,11 +66,11 @@ def count(text: Path) -> tokenization.LineCounts:
     return lines
 
 
-def verify(folder: Path, text: Path, sample: Iterator[str], model: bytes) -> tokenization.Parity:
+def verify(folder: Path, text: Path, sample: Iterator[str], model: bytes, private: bool) -> tokenization.Parity:
     """AutoTokenizer of `folder` against SentencePiece, on our own lines and a sample of the text."""
     spm = tokenization.load_model(model)
-    found = tokenization.check_parity(folder, tokenization.ADVERSARIAL_LINES, spm, "our own list")
-    found += tokenization.check_parity(folder, sample, spm, f"the sample of {text}")
+    found = tokenization.check_parity(folder, tokenization.ADVERSARIAL_LINES, spm, "our own list", private)
+    found += tokenization.check_parity(folder, sample, spm, f"the sample of {text}", private)
     tokenization.require_parity(found, folder)
     return found
 
@@ -83,6 +83,7 @@ def main(
     model_dir: str = "output/model",
     seed: int = 1000,
     character_coverage: float = 0.9995,
+    private_corpus: bool | None = None,
 ) -> None:
     """Train a SentencePiece model and build the tokenizer folder that transformers loads.
 
@@ -96,12 +97,14 @@ def main(
             else.
         seed: Decides which sentences are drawn; the same seed gives the same bytes.
         character_coverage: Share of the text's characters that get a piece; the rarest of the rest become <unk>.
+        private_corpus: True keeps every piece of the text out of what this and all later stages print and record;
+            when not given, what the record of the text says.
     """
     started = time.time()
     text, spm_folder, model_folder = check(
         train_file, input_sentence_size, vocab_size, spm_model_dir, model_dir, character_coverage
     )
-    corpus = files.corpus_of(text)
+    corpus = files.corpus_of(text, private=private_corpus)
     lines = count(text)
     size = min(input_sentence_size, lines.eligible)
     cli.say(f"training {vocab_size:,} pieces on {size:,} of {lines.eligible:,} sentences")
@@ -116,7 +119,7 @@ def main(
         files.write_bytes(spm_partial / "sp.vocab", tokenization.vocab_text(model).encode())
         tokenization.write_tokenizer_folder(model, model_partial)
         sample = tokenization.draw_lines(text, lines.eligible, PARITY_LINES, seed, "parity")
-        parity = verify(model_partial, text, sample, model)
+        parity = verify(model_partial, text, sample, model, corpus["private"])
         record = {
             "stage": STAGE,
             "options": {

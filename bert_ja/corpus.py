@@ -1,40 +1,67 @@
-"""A corpus of documents and its split into train, valid and test.
+"""A corpus of documents, split into train, valid and test, with a report on it.
 
-What is kept of a document is a hash of its id, its number of sentences and the part it goes to, 17 bytes in all.
+Two passes: the inventory reads, `plan` says what becomes of each document, `write` reads again and writes. All work
+goes document by document or block by block, so that memory does not grow with the corpus.
 """
 
-import array
-from collections.abc import Callable, Iterable
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
+
+from bert_ja import draws, files, inventory
 from bert_ja.cli import StageError
-from bert_ja.documents import documents, misfit
+from bert_ja.documents import Writer, index_path
+from bert_ja.filters import DOCUMENT_FILTERS, Filters, Removed
+from bert_ja.inventory import Inventory
 
 PARTS = ("train", "valid", "test")
-TRAIN, VALID, TEST = range(len(PARTS))
+BECOMES = PARTS + DOCUMENT_FILTERS  # of a document: its part, or the filter that removes it
+TRAIN, VALID, TEST, NEAR_EMPTY, REPEATED = range(len(BECOMES))
 PUBLISHED_SENTENCES = 500_000  # in valid and in test of the published run
 LARGE_CORPUS = 20 * PUBLISHED_SENTENCES  # sentences; from here on that is 5 % each or less
+BUCKET_BITS = 16  # of a key: one document in 65,536 is sorted
+SHOWN_SENTENCES = 10  # in the report
 
 
-def take_inventory(
-    paths: Iterable[Path | str], seed: int, advance: Callable[[int], object] = lambda documents: None
-) -> tuple[array.array, array.array]:
-    """Read a corpus once: for each document a hash of (seed, id), uint64, and its number of sentences, int64.
+# What is read
 
-    `advance` is told of each document. Raises StageError where index and text disagree.
-    """
-    from bert_ja import draws  # numpy, which extraction does without
 
-    keys, counts = array.array("Q"), array.array("q")
-    for path in paths:
-        for row, sentences in documents(path):
-            count = sum(1 for _ in sentences)
-            if row.get("lines", count) != count:
-                raise misfit(path)
-            keys.append(int(draws.key(seed, "split", row["id"])))
-            counts.append(count)
-            advance(1)
-    return keys, counts
+def _recorded(path: Path) -> list[Path]:
+    """An input and all in it that has a record."""
+    inside = path.rglob("*.meta.json") if path.is_dir() else ()
+    return [path, *(record.with_name(record.name.removesuffix(".meta.json")) for record in inside)]
+
+
+def origin(paths: list[Path], name: str, license: str | None, source: str | None, private: bool | None) -> dict:
+    """What later stages say of the corpus: options first, then what the records of the inputs say."""
+    private = files.is_private(*(found for path in paths for found in _recorded(path)), asked=private)
+    known = [files.corpus_of(path) for path in paths if path.is_file()]
+
+    def carried(key: str) -> str | None:
+        return "; ".join(dict.fromkeys(facts[key] for facts in known if facts[key])) or None
+
+    return {
+        "name": name,
+        "license": license or carried("license"),
+        "source": source or carried("source"),
+        "dump": next((facts["dump"] for facts in known if facts["dump"]), None),
+        "private": private,
+    }
+
+
+def state(paths: list[Path]) -> list[tuple[Path, int, int]]:
+    """Size and time of the last change of every file that is read."""
+    files_in = (path.rglob("*") if path.is_dir() else (path, index_path(path)) for path in paths)
+    found = [(file, file.stat()) for group in files_in for file in sorted(group) if file.is_file()]
+    return [(file, facts.st_size, facts.st_mtime_ns) for file, facts in found]
+
+
+def changed() -> StageError:
+    return StageError("the texts changed while they were read: run the command again when nothing writes to them")
 
 
 # Split
@@ -45,41 +72,258 @@ def default_share(sentences: int) -> int:
     return PUBLISHED_SENTENCES if sentences >= LARGE_CORPUS else -(-sentences // 100)
 
 
-def _take(order, counts, asked: int) -> int:
-    """How many documents from the start of `order` hold `asked` sentences together."""
-    import numpy
+class Candidates(NamedTuple):
+    """Documents that passed the filters, to be ordered by (key, number); each array (documents,)."""
 
-    return int(numpy.searchsorted(numpy.cumsum(counts[order]), asked)) + 1
+    keys: np.ndarray  # uint64
+    numbers: np.ndarray  # int64
+    sentences: np.ndarray  # int64
+
+    def buckets(self) -> np.ndarray:
+        """The first bits of the keys, int64."""
+        return (self.keys >> np.uint64(64 - BUCKET_BITS)).astype(np.int64)
+
+    def only(self, which: np.ndarray) -> "Candidates":
+        return Candidates(*(column[which] for column in self))
+
+    def backwards(self) -> "Candidates":
+        """The same, to be ordered the other way round."""
+        return Candidates(~self.keys, -self.numbers, self.sentences)
+
+    def until(self, last: "Edge") -> np.ndarray:
+        """Which of them come before `last`, or are it."""
+        return (self.keys < last.key) | ((self.keys == last.key) & (self.numbers <= last.number))
 
 
-def split(keys: array.array, counts: array.array, valid_sentences: int | None, test_sentences: int | None):
-    """The part of each document, uint8 (documents,): TRAIN, VALID or TEST.
+class Edge(NamedTuple):
+    """The last document that a part takes in the order of (key, number), and how many it takes."""
 
-    Documents are ordered by their key; test takes from one end and valid from the other until they hold the asked
-    sentences (None: default_share), so that between two dumps only documents at the edges change sides. One document
-    at least is left to each part. Raises StageError where the corpus cannot give what was asked.
+    key: np.uint64
+    number: int
+    documents: int
+
+
+def becomes(rows: np.ndarray, filters: Filters) -> np.ndarray:
+    """What the filters make of documents, uint8: NEAR_EMPTY, REPEATED, or for now TRAIN."""
+    found = np.full(len(rows), TRAIN, np.uint8)
+    found[rows["repeated"] > filters.max_repeated * rows["sentences"]] = REPEATED
+    found[rows["sentences"] < filters.min_sentences] = NEAR_EMPTY
+    return found
+
+
+def _candidates(rows: np.ndarray, filters: Filters) -> Iterator[Candidates]:
+    """The documents that pass the filters, block by block."""
+    for start in range(0, len(rows), inventory.BLOCK):
+        block = rows[start : start + inventory.BLOCK]
+        passed = np.flatnonzero(becomes(block, filters) == TRAIN)
+        yield Candidates(block["key"][passed], start + passed, block["sentences"][passed].astype(np.int64))
+
+
+def _take(candidates: Callable[[], Iterable[Candidates]], sentences: int, most: int) -> Edge:
+    """The document in order at which `sentences` are held, or `most` documents; there must be as many.
+
+    The first reading counts by the first bits of the key, the second sorts only the documents of the bucket at the
+    edge.
     """
-    import numpy
+    held = np.zeros((2, 1 << BUCKET_BITS), np.int64)  # sentences, documents
+    for block in candidates():
+        np.add.at(held[0], block.buckets(), block.sentences)
+        np.add.at(held[1], block.buckets(), 1)
+    until = held.cumsum(axis=1)
+    bucket = int(np.argmax((until[0] >= sentences) | (until[1] >= most)))
+    before = until[:, bucket] - held[:, bucket]
 
-    keys, counts = numpy.frombuffer(keys, numpy.uint64), numpy.frombuffer(counts, numpy.int64)
-    total, documents = int(counts.sum()), len(counts)
-    if documents < len(PARTS):
+    found = [block.only(block.buckets() == bucket) for block in candidates()]
+    found = Candidates(*map(np.concatenate, zip(*found, strict=True)))
+    found = found.only(np.lexsort((found.numbers, found.keys)))
+    documents = before[1] + 1 + np.arange(len(found.keys))
+    place = int(np.argmax((before[0] + found.sentences.cumsum() >= sentences) | (documents >= most)))
+    return Edge(found.keys[place], int(found.numbers[place]), int(documents[place]))
+
+
+def _counts(rows: np.ndarray, filters: Filters) -> tuple[np.ndarray, np.ndarray]:
+    """Documents, and sentences, by what the filters make of them: each int64 (len(BECOMES),)."""
+    documents, sentences = np.zeros((2, len(BECOMES)), np.int64)
+    for start in range(0, len(rows), inventory.BLOCK):
+        block = rows[start : start + inventory.BLOCK]
+        found = becomes(block, filters)
+        np.add.at(documents, found, 1)
+        np.add.at(sentences, found, block["sentences"])
+    return documents, sentences
+
+
+def _require_documents(documents: np.ndarray, filters: Filters) -> None:
+    """Refuse a corpus that cannot be split."""
+    left, total = int(documents[TRAIN]), int(documents.sum())
+    if left >= len(PARTS):
+        return
+    if total < len(PARTS):
         raise StageError(
-            f"the corpus has {documents} document{'s' * (documents != 1)}, but train, valid and test need one each: "
+            f"the corpus has {total} document{'s' * (total != 1)}, but train, valid and test need one each: "
             "put a blank line after each document, or add more files"
         )
-    share = default_share(total)
-    order = numpy.argsort(keys, kind="stable")
-    in_test = min(_take(order, counts, test_sentences or share), documents - 2)
-    in_valid = min(_take(order[::-1], counts, valid_sentences or share), documents - 1 - in_test)
-    parts = numpy.full(documents, TRAIN, numpy.uint8)
-    parts[order[:in_test]] = TEST
-    parts[order[documents - in_valid :]] = VALID
-    for name, part, asked in (("valid", VALID, valid_sentences), ("test", TEST, test_sentences)):
-        held = int(counts[parts == part].sum())
+    raise StageError(
+        f"the filters leave {left} of {total:,} documents ({documents[NEAR_EMPTY]:,} had fewer than "
+        f"{filters.min_sentences} lines, {documents[REPEATED]:,} repeated others), but train, valid and test need one "
+        "each: put a blank line after documents only, lower --min_sentences, or pass --filters none"
+    )
+
+
+def plan(found: Inventory, filters: Filters, valid_sentences: int | None, test_sentences: int | None) -> None:
+    """Write into an inventory whose repeats are counted what becomes of each document.
+
+    Documents that pass the filters are ordered by their key; test takes from one end and valid from the other until
+    they hold the asked sentences (None: default_share), so that between two dumps only documents at the edges change
+    sides. One document at least is left to each part. Raises StageError where the corpus cannot give what was asked.
+    """
+    rows = found.rows()
+    counts = _counts(rows, filters)
+    _require_documents(counts[0], filters)
+    documents, sentences = (int(count[TRAIN]) for count in counts)
+    share = default_share(sentences)
+    test = _take(lambda: _candidates(rows, filters), test_sentences or share, documents - 2)
+    valid = _take(
+        lambda: (block.backwards() for block in _candidates(rows, filters)),
+        valid_sentences or share,
+        documents - 1 - test.documents,
+    )
+    found.write_parts(_parts(rows, filters, valid, test))
+    for part, asked in ((VALID, valid_sentences), (TEST, test_sentences)):
+        held = _held(found, part)
         if asked and held < asked:
             raise StageError(
-                f"--{name}_sentences {asked} is too much for {total:,} sentences in {documents:,} documents "
-                f"({held:,} could go to {name}): ask for fewer"
+                f"--{PARTS[part]}_sentences {asked} is too much for {sentences:,} sentences in {documents:,} documents "
+                f"({held:,} could go to {PARTS[part]}): ask for fewer"
             )
-    return parts
+
+
+def _parts(rows: np.ndarray, filters: Filters, valid: Edge, test: Edge) -> Iterator[np.ndarray]:
+    """What becomes of the documents, block by block."""
+    for number, block in enumerate(_candidates(rows, filters)):
+        start = number * inventory.BLOCK
+        parts = becomes(rows[start : start + inventory.BLOCK], filters)
+        passed = block.numbers - start
+        parts[passed[block.until(test)]] = TEST
+        parts[passed[block.backwards().until(valid)]] = VALID
+        yield parts
+
+
+def _held(found: Inventory, part: int) -> int:
+    """Sentences in a part."""
+    parts, rows = found.parts(), found.rows()
+    starts = range(0, len(rows), inventory.BLOCK)
+    blocks = (slice(start, start + inventory.BLOCK) for start in starts)
+    return sum(int(rows["sentences"][block][parts[block] == part].sum(dtype=np.int64)) for block in blocks)
+
+
+# Writing
+
+
+class Drawn:
+    """Sentences of a stream whose numbers, from 0, were drawn; found as the stream passes."""
+
+    def __init__(self, found: Inventory, seed: int, size: int = SHOWN_SENTENCES):
+        total = sum(_held(found, part) for part in (TRAIN, VALID, TEST))
+        numbers = draws.permutation(draws.key(seed, "report"), np.arange(min(size, total)), total)
+        self.sentences: list[str] = []
+        self._wanted = collections.deque(sorted(numbers.tolist()))
+        self._passed = 0
+
+    def watch(self, sentences: Iterable[str], count: int) -> Iterable[str]:
+        """The same sentences, `count` of them; those that were drawn are kept while they are read."""
+        start, self._passed = self._passed, self._passed + count
+        if not self._wanted or self._wanted[0] >= self._passed:
+            return sentences
+        return self._note(sentences, start)
+
+    def _note(self, sentences: Iterable[str], start: int) -> Iterator[str]:
+        for number, sentence in enumerate(sentences, start):
+            if self._wanted and number == self._wanted[0]:
+                self._wanted.popleft()
+                self.sentences.append(sentence)
+            yield sentence
+
+
+def write(
+    documents: Iterable[tuple[dict, Iterator[str]]],
+    found: Inventory,
+    filters: Filters,
+    writers: list[Writer],
+    drawn: Drawn | None = None,
+) -> Removed:
+    """Write each document to its part, in the order of the corpus; what was removed.
+
+    Raises StageError where the documents are no longer those of the inventory.
+    """
+    removed = Removed()
+    expected = zip(found.parts(), found.rows()["sentences"], strict=True)
+    for document, expectation in zip_longest(documents, expected):
+        if document is None or expectation is None:
+            raise changed()
+        (row, sentences), (part, count) = document, expectation
+        left = filters.sift(sentences, removed)
+        if part >= len(PARTS):
+            read = removed.add_document(BECOMES[part], left)
+        else:
+            writer, before = writers[part], writers[part].sentences
+            writer.write(row, drawn.watch(left, int(count)) if drawn else left)
+            read = writer.sentences - before
+        if read != count:
+            raise changed()
+    return removed
+
+
+# Report
+
+
+def report(
+    writers: list[Writer], removed: Removed, filters: Filters, found: Inventory, drawn: Drawn | None = None
+) -> dict:
+    """The figures of a corpus as its record has them."""
+    shared = dict(zip(PARTS[VALID:], found.count_shared(TRAIN, (VALID, TEST)), strict=True))
+    parts = {}
+    for name, writer in zip(PARTS, writers, strict=True):
+        parts[name] = writer.counts() | {"sentences_by_characters": writer.length_histogram()}
+        if name in shared:
+            parts[name]["sentences_also_in_train"] = shared[name]
+    removals = {name: {"value": getattr(filters, name)} | counts for name, counts in removed.counts.items()}
+    return {"parts": parts, "filters": removals} | ({"random_sentences": drawn.sentences} if drawn else {})
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """A table of Markdown; the first column is text, the others are figures."""
+    ruler = ["---", *("---:" for _ in header[1:])]
+    cells = [[f"{cell:,}" if type(cell) is int else str(cell) for cell in row] for row in rows]
+    return "".join(f"| {' | '.join(row)} |\n" for row in (header, ruler, *cells))
+
+
+def _lengths_table(parts: dict) -> str:
+    histograms = [part["sentences_by_characters"] for part in parts.values()]
+    names = sorted({name for histogram in histograms for name in histogram}, key=lambda name: int(name.split("-")[0]))
+    return _table(("characters", *parts), ((name, *(h.get(name, 0) for h in histograms)) for name in names))
+
+
+def summary(record: dict) -> str:
+    """The record of a corpus for people to read, in Markdown."""
+    about, parts = record["corpus"], record["parts"]
+    origin = [f"{key}: {' '.join(about[key].split())}\n" for key in ("source", "license") if about[key]]
+    figures = ("documents", "sentences", "characters")
+    shares = (
+        (name, *(part[key] for key in figures), part.get("sentences_also_in_train", "")) for name, part in parts.items()
+    )
+    removed = ((name, row["value"], *(row[key] for key in figures)) for name, row in record["filters"].items())
+    shown = "".join(f"    {sentence}\n" for sentence in record.get("random_sentences", ()))
+    return "\n".join(
+        [
+            f"# Corpus {' '.join(about['name'].split())}\n",
+            *origin,
+            "## Parts\n",
+            _table(("part", *figures, "sentences also in train"), shares),
+            "## Removed by the filters\n",
+            _table(("filter", "value", *figures), removed),
+            "## Sentences by their characters\n",
+            _lengths_table(parts),
+            "## Random sentences\n",
+            shown or "Left out, the corpus is private.\n",
+        ]
+    )

@@ -24,6 +24,8 @@ from bert_ja.cli import StageError, say
 
 BLOCK = 1 << 20  # bytes read or hashed at once
 MEGABYTE = 1_000_000
+TOKENIZER_RECORD = "tokenizer.meta.json"  # of convert_tokenizer.py, beside the meta.json of a model folder
+ORIGIN = ("name", "license", "source", "dump")  # of a corpus
 _started = time.time()
 
 
@@ -405,21 +407,6 @@ def read_record(target: Path | str, name: str | None = None) -> dict | None:
     return _parse_record(path) if path.is_file() else None
 
 
-def corpus_of(text: Path | str) -> dict | None:
-    """What is known of a text's origin (name, licence, dump), None for a user's own text.
-
-    A text that was edited since its record was written counts as the user's own, and that is said.
-    """
-    record = read_record(text)
-    if record is None:
-        return None
-    sizes = {file["name"]: file["size"] for file in record.get("outputs", [])}
-    if sizes.get(behind_link(text).name) != Path(text).stat().st_size:
-        say(f"warning: {text} was changed after its record was written: its origin and licence count as unknown")
-        return None
-    return record.get("corpus")
-
-
 def require_record(path: Path | str, stage: str, override: str | None = None) -> dict:
     """The record of a finished output of `stage`; refuses another stage's, a missing one and another size.
 
@@ -443,3 +430,53 @@ def require_record(path: Path | str, stage: str, override: str | None = None) ->
                 f"{file} has {size:,} bytes, its record says {expected[name]:,}: make it again with {stage}{hint}"
             )
     return record
+
+
+# What is known of a corpus
+
+
+def corpus_facts(record: dict | None, private: bool = False) -> dict:
+    """Name, license, source and dump of a corpus as a record has them, None where it does not; and `private`.
+
+    `private` makes it so whatever the record says, never the other way round.
+    """
+    known = (record or {}).get("corpus")
+    facts = dict.fromkeys(ORIGIN) | (known if isinstance(known, dict) else {})
+    return facts | {"private": private or bool(facts.get("private"))}
+
+
+def is_private(*inputs: Path | str, asked: bool | None = None) -> bool:
+    """Whether what a stage makes of its inputs (texts, samples, folders of tokenizers or models) is private.
+
+    It is when the record of one of them says so, be that edited since or not, or when `asked` (--private_corpus) is
+    True. Raises StageError when `asked` is False and a record says otherwise.
+    """
+    for path in inputs:
+        folder_records = [read_record(path, TOKENIZER_RECORD)] if Path(path).is_dir() else []
+        if any(corpus_facts(record)["private"] for record in [read_record(path), *folder_records]):
+            if asked is False:
+                raise StageError(
+                    f"{path} is of a private corpus, as its record says, and so is all that is made from it: "
+                    "leave private_corpus out, or name another input"
+                )
+            return True
+    return bool(asked)
+
+
+def corpus_of(text: Path | str, *others: Path | str, private: bool | None = None) -> dict:
+    """What is known of the corpus that a text is from, as `corpus_facts` has it; all None for a user's own text.
+
+    A text that was edited since its record was written counts as the user's own, and that is said; what was private
+    stays so. `others` are inputs beside the text, `private` is --private_corpus: see `is_private`.
+    """
+    found, record = is_private(text, *others, asked=private), read_record(text)
+    sizes = {file["name"]: file["size"] for file in (record or {}).get("outputs", [])}
+    if record is not None and sizes.get(behind_link(text).name) != Path(text).stat().st_size:
+        say(f"warning: {text} was changed after its record was written: its origin and licence count as unknown")
+        record = None
+    return corpus_facts(record, found)
+
+
+def shown(text: str, private: bool) -> str:
+    """What a message may show of a text, or of a library's words that may quote one: nothing of a private corpus."""
+    return "not shown, the corpus is private" if private else text

@@ -1,7 +1,7 @@
 """The model card and changelog of a release, written from records alone: what they do not say is not in them.
 
-`public` takes out of a record what concerns one machine only. The card's metadata is what the Hub reads: its licence,
-widget and model-index.
+`public` takes out of a record what concerns one machine only, and what a private corpus keeps for itself. The card's
+metadata is what the Hub reads: its licence, widget and model-index.
 """
 
 import dataclasses
@@ -10,6 +10,8 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from bert_ja import files
 
 PROMPT = "専門として[MASK]を専攻しています"  # of the widget and the example, as published
 PATH = re.compile(r"""(?:^|[\s"'(=,;])(?:/|~/|\\\\|file:|[A-Za-z]:[\\/])\S""")  # but not https://, CC BY-SA 3.0/GFDL
@@ -26,6 +28,7 @@ TOTAL = {"test_loss": ("loss", "Test loss (MLM + NSP)")}
 COUNTS = ("samples", "tokens")
 CC_BY_SA = "https://creativecommons.org/licenses/by-sa/4.0/"
 RESULT_KEYS = (*TOTAL, *MLM_METRICS, *NSP_METRICS, *COUNTS)
+OF_THE_TEXT = ("dump", "counts", "samples", "unigram_entropy")  # what records say of it beyond name, licence, source
 
 
 # Records without what is private
@@ -53,12 +56,16 @@ def has_path(text: str) -> bool:
     return PATH.search(text) is not None
 
 
-def public(value):
-    """A record without `run`, without names that begin with _, and with None where a string holds a path."""
+def public(value, private: bool = False):
+    """A record without `run`, without names that begin with _, and with None where a string holds a path.
+
+    That of a `private` corpus is also without what it says of the text beyond name, licence and source.
+    """
     if isinstance(value, dict):
-        return {name: public(inner) for name, inner in value.items() if _is_public(name)}
+        left_out = OF_THE_TEXT if private else ()
+        return {n: public(inner, private) for n, inner in value.items() if _is_public(n) and n not in left_out}
     if isinstance(value, list):
-        return [public(inner) for inner in value]
+        return [public(inner, private) for inner in value]
     return None if isinstance(value, str) and has_path(value) else value
 
 
@@ -79,13 +86,19 @@ class Facts:
     test_record: dict | None = None
 
     @property
+    def private(self) -> bool:
+        """Whether the text that the model and its vocabulary come from is."""
+        return any(files.corpus_facts(record)["private"] for record in (self.model, self.tokenizer))
+
+    @property
     def training(self) -> dict:
         return self.model.get("training") or {}
 
     @property
     def corpus(self) -> dict:
         """Name, licence, source and dump of the training text; all None for a text of unknown origin."""
-        return dict.fromkeys(("name", "license", "source", "dump")) | (self.training.get("corpus") or {})
+        known = self.training.get("corpus") or {}
+        return {name: known.get(name) for name in ("name", "license", "source", "dump")}
 
     @property
     def is_wikipedia(self) -> bool:
@@ -98,8 +111,8 @@ class Facts:
             "the name of the training text": corpus["name"],
             "the source of the training text": corpus["source"],
             "the licence of the training text": corpus["license"],
-            "the dump of the training text": corpus["dump"] or not self.is_wikipedia,
-            "how many samples there were": self.training.get("counts"),
+            "the dump of the training text": corpus["dump"] or not self.is_wikipedia or self.private,
+            "how many samples there were": self.training.get("counts") or self.private,
             "the model's test result": self.test,
         }
         return [name for name, known in wanted.items() if not known]
@@ -216,7 +229,8 @@ def _data(facts: Facts) -> str:
         f"{counts['random_pairs'] / counts['samples']:.1%} with a random second sentence",
     ]
     checksum = f"Sample file: {samples['size']:,} bytes, sha256 `{samples['sha256']}`" if samples else None
-    return "## Training data\n\n" + _bullets([*origin, *(numbers or ()), checksum])
+    silence = "The text is private: this is all that is said of it" if facts.private else None
+    return "## Training data\n\n" + _bullets([*origin, *(numbers or ()), checksum, silence])
 
 
 def _model(facts: Facts) -> str:
@@ -316,7 +330,7 @@ fine-tuning from these weights.{f" Exported with {made_with}." if made_with else
 
 
 def _limits(facts: Facts) -> str:
-    longest = (facts.training.get("counts") or {}).get("longest_sample")
+    longest = facts.training.get("longest_sample")
     positions = facts.config["max_position_embeddings"]
     untrained = longest is not None and longest < positions
     return "## Intended use and limits\n\n" + _bullets(

@@ -347,6 +347,11 @@ def model_path(path: Path | str) -> Path:
     return path / MODEL_FILE
 
 
+def record_folder(path: Path | str) -> Path:
+    """The folder whose record speaks of a tokenizer: the tokenizer folder, or that in which a .model file lies."""
+    return model_path(path).parent
+
+
 def read_model(path: Path | str) -> bytes:
     """The bytes of a SentencePiece model of our kind, from a tokenizer folder or a .model file."""
     file = model_path(path)
@@ -541,15 +546,18 @@ KNOWN_CAUSES = {
 }
 
 
-def load_tokenizer(folder: Path | str):
-    """AutoTokenizer.from_pretrained with its defaults. Raises StageError when the folder does not load."""
+def load_tokenizer(folder: Path | str, private: bool = False):
+    """AutoTokenizer.from_pretrained with its defaults. Raises StageError when the folder does not load.
+
+    The reason may quote a piece of the vocabulary, so that of a `private` one is left out.
+    """
     from transformers import AutoTokenizer
 
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except Exception as error:  # transformers raises whatever its parsers raise
         reason = str(error).strip().split("\n")[0][:200]
-        raise StageError(f"AutoTokenizer cannot load {folder}: {reason}") from None
+        raise StageError(f"AutoTokenizer cannot load {folder}: {files.shown(reason, private)}") from None
 
 
 def _describe(sample: tuple[str, ...], tested: tuple, truth: tuple) -> str:
@@ -571,7 +579,7 @@ class _Comparison:
     """AutoTokenizer of a folder beside SentencePiece."""
 
     def __init__(self, folder: Path | str, spm, source: str = "the text", private: bool = False):
-        self.tokenizer, self.spm = load_tokenizer(folder), spm
+        self.tokenizer, self.spm = load_tokenizer(folder, private), spm
         self.source, self.private = source, private
         self.cls, self.sep = spm.piece_to_id(CLS), spm.piece_to_id(SEP)
 
@@ -627,7 +635,7 @@ class _Comparison:
             found.differences += 1
             if found.first is None:
                 where = f"{'the pair ending in ' * (len(sample) - 1)}line {number:,} of {self.source}"
-                found.first = where if self.private else f"{where}, {_describe(sample, tested, truth)}"
+                found.first = f"{where}, {files.shown(_describe(sample, tested, truth), self.private)}"
 
 
 def _with_mask(text: str, number: int) -> str:
@@ -649,7 +657,7 @@ def check_parity(
     """Compare AutoTokenizer of `folder` with SentencePiece on every line: alone, with [MASK] in it, with its successor.
 
     Streams. `source` says what the lines are, for the description of the first difference; `private` keeps the text and
-    its ids out of it.
+    its ids out of that, and its vocabulary out of errors.
     """
     compare, found = _Comparison(folder, spm, source, private), Parity()
     last = None

@@ -48,6 +48,8 @@ class PretrainingData(pl.LightningDataModule):
         mask_replace_prob: Share of the selected tokens that become [MASK].
         random_replace_prob: Share of the selected tokens that become a random token; the others stay.
         ignore_records: True takes samples without a record, or of another size than it says.
+        private_corpus: True keeps every piece of the text out of what this and all later stages print and record;
+            when not given, what the records of the samples and of the tokenizer say.
     """
 
     def __init__(
@@ -63,6 +65,7 @@ class PretrainingData(pl.LightningDataModule):
         mask_replace_prob: float = 0.8,
         random_replace_prob: float = 0.1,
         ignore_records: bool = False,
+        private_corpus: bool | None = None,
     ):
         super().__init__()
         self.tokenizer_model, self.batch_size, self.num_workers, self.seed = (
@@ -72,7 +75,7 @@ class PretrainingData(pl.LightningDataModule):
             seed,
         )
         self.files = {"train": train_file, "valid": valid_file, "test": test_file}
-        self.ignore_records = ignore_records
+        self.ignore_records, self.private_corpus = ignore_records, private_corpus
         self.rule = MaskingRule(mlm_probability, mask_replace_prob, random_replace_prob)
         if tokenizer_model is None:
             raise StageError("data.tokenizer_model is not set: name the folder that train_tokenizer.py wrote")
@@ -96,6 +99,7 @@ class PretrainingData(pl.LightningDataModule):
         if self.files[part] is None:
             raise StageError(f"{name} is not set: name the JSONL that prepare_train_data.py wrote")
         path = files.require_file(self.files[part], f"make it with prepare_train_data.py, or mend {name}")
+        self.is_private(path)  # refuses a contradiction
         if self.ignore_records:
             self.records[part] = None
             return path
@@ -110,6 +114,19 @@ class PretrainingData(pl.LightningDataModule):
         require_fits(path, record["longest_sample"], longest)
         require_labels(path, part, record["options"]["get_raw"])
         return path
+
+    def is_private(self, *samples: Path | str) -> bool:
+        """Whether the tokenizer or one of these files is of a private corpus, as a record or data.private_corpus says.
+
+        Raises StageError where the two disagree.
+        """
+        tokenizer = tokenization.record_folder(self.tokenizer_model)
+        return files.is_private(tokenizer, *samples, asked=self.private_corpus)
+
+    def corpus(self, part: str, private: bool = False) -> dict:
+        """What is known of the text of a part; private when `private`, or when any part that was required is."""
+        private = private or self.is_private(*(self.files[name] for name in self.records))
+        return files.corpus_facts(self.records[part], private)
 
     def columns(self, part: str, longest: int) -> Columns:
         """The columns of a part, built where they do not exist yet."""
@@ -454,7 +471,8 @@ def data_facts(data: PretrainingData) -> dict:
             part: (record_of or {}).get("outputs", [None])[0] for part, record_of in sorted(data.records.items())
         },
         "counts": record.get("counts"),
-        "corpus": record.get("corpus"),
+        "longest_sample": record.get("longest_sample"),
+        "corpus": data.corpus("train"),
         "versions": files.versions("torch", "transformers", "pytorch-lightning", "numpy"),
     }
 

@@ -172,6 +172,19 @@ def test_a_wrong_text_is_refused(model):
             convert_tokenizer.main("output/spm/sp.model", "model", text)
 
 
+def test_the_tokenizer_of_a_private_text_stays_private(model, capsys):
+    """Its record has what train_tokenizer.py recorded of the text."""
+    known = {"name": "ours", "license": None, "source": "our files", "dump": None, "private": True}
+    files.write_record("output/spm", {"corpus": known})
+    convert_tokenizer.main("output/spm/sp.model", "model")
+    assert files.read_record(model, "tokenizer.meta.json")["corpus"] == known
+    with pytest.raises(StageError, match="output/spm is of a private corpus, as its record says"):
+        convert_tokenizer.main("output/spm/sp.model", "model", private_corpus=False)
+    files.write_record("output/spm", {"corpus": known | {"private": False}})
+    convert_tokenizer.main("output/spm/sp.model", "model", "data/valid.txt", private_corpus=True)
+    assert files.read_record(model, "tokenizer.meta.json")["corpus"] == known
+
+
 # Checking
 
 
@@ -200,6 +213,30 @@ def test_check_only_ends_with_an_error_on_a_difference(place, model):
     last = result.stderr.splitlines()[-1]
     assert last.startswith("convert_tokenizer.py: error: wrong does not tokenize as its SentencePiece model does (")
     assert last.endswith(report["first_difference"])
+
+
+@pytest.mark.parametrize("says", ["the text", "an edited text", "the folder", "the user", "nobody"])
+def test_check_only_shows_no_line_of_a_private_corpus(place, model, capsys, says):
+    text, wrong = Path("data/valid.txt"), tampered(model, place / "wrong", lower_a_score)
+    text.write_text("望遠鏡を珊瑚色の鍵穴に。\n" + text.read_text(encoding="utf-8"), encoding="utf-8")
+    private = says.endswith(" text")
+    files.write_record(text, {"outputs": [files.describe(text)], "corpus": {"private": private}})
+    files.write_record(wrong, {"corpus": {"private": True}}, "tokenizer.meta.json") if says == "the folder" else None
+    if says == "an edited text":
+        text.write_text(text.read_text(encoding="utf-8") + "\n最後の文。\n", encoding="utf-8")
+    options = {"check_only": True, "private_corpus": True if says == "the user" else None}
+    with pytest.raises(StageError) as error:
+        convert_tokenizer.main(None, "wrong", "data/valid.txt", **options)
+    shown = capsys.readouterr()
+    report, said = json.loads(shown.out), shown.out + shown.err + str(error.value)
+    assert report["differences"] > 0
+    assert report["first_difference"].startswith("line 1 of data/valid.txt, ")
+    assert str(error.value).endswith(report["first_difference"])
+    if says == "nobody":
+        assert "'望遠鏡を珊瑚色の鍵穴に。': ids [" in report["first_difference"]
+    else:
+        assert report["first_difference"] == "line 1 of data/valid.txt, not shown, the corpus is private"
+        assert [part for part in ("珊瑚", "鍵穴", "望遠鏡", " ids ") if part in said] == []
 
 
 def test_check_only_compares_with_a_named_model(model):

@@ -5,6 +5,7 @@ import yaml
 from conftest import refusal, stage
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, pipeline
 
+import export_model
 from bert_ja import files, training
 from bert_ja.pretraining import BertPretraining
 
@@ -97,3 +98,13 @@ def test_a_disk_that_fills_up_leaves_no_folder(work, run, disk):
 def test_records_name_the_checkpoint(model, run):
     record = files.require_record(model, "export_model.py")
     assert record["inputs"] == [files.describe(run / "checkpoints" / "last.ckpt")]
+
+
+def test_the_origin_of_the_text_is_in_the_record_and_private_is_what_any_input_calls_so(model, run, copy, monkeypatch):
+    corpus = files.read_record(model)["training"]["corpus"]
+    assert corpus["name"] == "bert-ja sample"
+    assert files.read_record(model)["corpus"] == corpus | {"private": False}
+    monkeypatch.chdir(copy("output/model"))
+    files.write_record("output/model", files.read_record("output/model") | {"corpus": {"private": True}})
+    export_model.main(str(run / "checkpoints" / "last.ckpt"))
+    assert files.read_record("model")["corpus"] == corpus | {"private": True}

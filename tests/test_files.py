@@ -18,6 +18,7 @@ from bert_ja.cli import StageError
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
 HASH = hashlib.sha256(b"new\n").hexdigest()
+UNKNOWN = {"name": None, "license": None, "source": None, "dump": None, "private": False}  # of a corpus
 
 
 def names(folder) -> list[str]:
@@ -68,7 +69,7 @@ def test_a_link_to_a_file_stays_and_the_file_behind_it_gets_bytes_and_record(tmp
     assert real.read_bytes() == link.read_bytes() == b"new\n"
     assert names(tmp_path) == ["big", "train.txt"]
     assert names(tmp_path / "big") == ["a.txt", "a.txt.meta.json"]
-    assert files.corpus_of(link) == files.corpus_of(real) == {"name": "wiki"}
+    assert files.corpus_of(link) == files.corpus_of(real) == UNKNOWN | {"name": "wiki"}
     assert files.require_record(link, "x") == files.require_record(real, "x")
     real.write_bytes(b"ne")
     with pytest.raises(StageError, match="train.txt has 2 bytes, its record says 4"):
@@ -555,15 +556,49 @@ def test_a_folder_that_lost_a_file_is_refused(tmp_path, monkeypatch):
 def test_the_origin_of_a_text_is_known_until_the_text_is_edited(tmp_path, capsys):
     path = tmp_path / "a.txt"
     path.write_bytes(b"new\n")
-    assert files.corpus_of(path) is None
-    files.write_record(path, {"outputs": [files.describe(path)], "corpus": {"licence": "CC BY-SA 4.0"}})
-    assert files.corpus_of(path) == {"licence": "CC BY-SA 4.0"}
+    assert files.corpus_of(path) == UNKNOWN
+    files.write_record(path, {"outputs": [files.describe(path)], "corpus": {"license": "CC BY-SA 4.0"}})
+    assert files.corpus_of(path) == UNKNOWN | {"license": "CC BY-SA 4.0"}
     assert capsys.readouterr().err == ""
     path.write_bytes(b"newer\n")
-    assert files.corpus_of(path) is None
+    assert files.corpus_of(path) == UNKNOWN
     assert capsys.readouterr().err == (
         f"warning: {path} was changed after its record was written: its origin and licence count as unknown\n"
     )
+
+
+def test_a_private_text_stays_private_when_it_is_edited(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"new\n")
+    files.write_record(path, {"outputs": [files.describe(path)], "corpus": {"name": "ours", "private": True}})
+    assert files.corpus_of(path) == UNKNOWN | {"name": "ours", "private": True}
+    path.write_bytes(b"newer\n")
+    assert files.corpus_of(path) == UNKNOWN | {"private": True}
+
+
+def test_what_one_input_is_or_the_user_says_makes_the_output_private(tmp_path):
+    path, folder, model = tmp_path / "a.txt", tmp_path / "output", tmp_path / "model"
+    path.write_bytes(b"new\n")
+    for place, name, private in ((folder, None, True), (model, None, False), (model, "tokenizer.meta.json", True)):
+        place.mkdir(exist_ok=True)
+        files.write_record(place, {"corpus": {"private": private}}, name)
+    assert [files.is_private(path, asked=asked) for asked in (None, False, True)] == [False, False, True]
+    assert [files.is_private(path, place) for place in (folder, model)] == [True, True]
+    assert [files.is_private(path, place, asked=True) for place in (folder, model)] == [True, True]
+    assert files.corpus_of(path, private=True) == files.corpus_of(path, folder) == UNKNOWN | {"private": True}
+    for place in (folder, model):
+        with pytest.raises(StageError) as error:
+            files.corpus_of(path, place, private=False)
+        assert str(error.value) == (
+            f"{place} is of a private corpus, as its record says, and so is all that is made from it: "
+            "leave private_corpus out, or name another input"
+        )
+
+
+@pytest.mark.parametrize("record", [None, {}, {"corpus": None}, {"corpus": "ours"}, {"corpus": {"name": "ours"}}])
+def test_a_record_that_does_not_say_private_is_not(record):
+    assert files.corpus_facts(record)["private"] is False
+    assert files.corpus_facts(record, private=True)["private"] is True
 
 
 def test_a_lock_ends_with_its_process(tmp_path):

@@ -8,7 +8,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_dumps import ROOT, SHARED_DUMP, Wikimedia, multistream, wiki_pages, write_layouts
+from test_dumps import Wikimedia
+from wiki import ROOT, SHARED_DUMP, multistream, wiki_pages, write_layouts
 
 from bert_ja import files
 
@@ -17,10 +18,11 @@ NAME = "jawiki-20261101-pages-articles-multistream.xml.bz2"
 TEXTS = ["train.txt", "valid.txt", "test.txt"]
 
 
-def get(*arguments, cwd: Path, **environment) -> subprocess.CompletedProcess:
+def get(*arguments, cwd: Path, stdin=None, **environment) -> subprocess.CompletedProcess:
     return subprocess.run(
         ["bash", str(SCRIPT), *map(str, arguments)],
         cwd=cwd,
+        stdin=stdin,
         env=os.environ | {"PYTHON": sys.executable, "no_proxy": "127.0.0.1"} | environment,
         capture_output=True,
         text=True,
@@ -110,6 +112,7 @@ def test_a_real_dump_gives_real_texts(tmp_path):
         (["latest", "--num_workers=0"], "--num_workers must be 1 or more, got 0"),
         (["latest", "--valid-sentences", "1e6"], "--valid_sentences must be 1 or more, got 1e6"),
         (["latest", "--test_sentences=0"], "--test_sentences must be 1 or more, got 0"),
+        (["latest", "--filters", "some"], "--filters must be default or none, got some"),
         (
             ["x.txt", "--mirror", "http://127.0.0.1"],
             "--mirror has no use with local files: name a date, or leave it out",
@@ -120,6 +123,15 @@ def test_wrong_arguments_are_refused_in_one_sentence(tmp_path, arguments, messag
     (tmp_path / "x.txt").write_text("x")
     done = get(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"get_jawiki.sh: error: {message}\n")
+
+
+def test_standard_input_and_no_filters(layouts, tmp_path):
+    with open(layouts["classic"][0], "rb") as dump:
+        done = get("-", "--filters", "none", cwd=tmp_path, stdin=dump)
+    assert done.returncode == 0, done.stderr
+    record = files.require_record(tmp_path / "data" / "train.txt", "prepare_corpus.py")
+    assert (record["options"]["min_sentences"], record["options"]["japanese_only"]) == (1, False)
+    assert files.read_record(tmp_path / "data" / "jawiki.txt")["inputs"][0]["name"] == "standard input"
 
 
 @pytest.mark.parametrize(

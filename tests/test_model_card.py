@@ -24,7 +24,6 @@ COUNTS = {
     "samples": 18693542,
     "tokens": 1084225436,
     "random_pairs": 9346771,
-    "longest_sample": 300,
 }
 MODEL = {
     "stage": "export_model.py",
@@ -43,6 +42,7 @@ MODEL = {
     "training": {
         "samples": {"train": {"name": "train.jsonl", "size": 1234567, "sha256": "5a01"}},
         "counts": COUNTS,
+        "longest_sample": 300,
         "corpus": CORPUS,
         "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
         "unigram_entropy": 7.0625,
@@ -355,7 +355,7 @@ def test_a_model_without_next_sentences_has_no_results_of_them():
 
 
 def test_every_position_trained_is_no_limit():
-    facts = with_training(counts=COUNTS | {"longest_sample": 512})
+    facts = with_training(longest_sample=512)
     assert "longest" not in section(facts, "Intended use and limits")
 
 
@@ -407,6 +407,39 @@ def test_public_keeps_all_but_the_machine():
         "none": None,
     }
     assert list(strings(record)) == ["x", "a.txt", "/home/taro/a.txt"]
+
+
+def private_facts(**changes) -> Facts:
+    """FACTS of a private corpus, as release_model.py has them."""
+    record = MODEL | {"training": MODEL["training"] | changes, "corpus": {"private": True}}
+    records = (public(record, True), public(FACTS.tokenizer, True), public(FACTS.test_record, True))
+    return dataclasses.replace(FACTS, **dict(zip(("model", "tokenizer", "test_record"), records, strict=True)))
+
+
+def test_the_card_of_a_private_corpus_says_its_name_source_and_licence_alone():
+    facts = private_facts()
+    assert facts.private
+    assert not FACTS.private
+    assert section(facts, "Training data").splitlines() == [
+        "- Corpus: jawiki",
+        "- Source: Japanese Wikipedia, https://ja.wikipedia.org/",
+        "- Licence of the text: CC BY-SA 4.0",
+        "- The text is private: this is all that is said of it",
+    ]
+    said = [line for line in model_card.model_card(facts).split("\n") if line not in model_card.model_card(FACTS)]
+    assert said == ["- The text is private: this is all that is said of it"]
+    for figure in ("1,420,000", "20,113,542", "18,693,542", "1,084,225,436", "5a01", "da01", "7.0625", "2026-11-01"):
+        assert figure in model_card.model_card(FACTS) + changelog(FACTS)
+        assert figure not in model_card.model_card(facts) + changelog(facts) + json.dumps(facts.model)
+    assert "- Its longest training sample had 300 of 512 tokens" in section(facts, "Intended use and limits")
+    assert facts.unknown() == []
+
+
+def test_a_private_corpus_of_unknown_origin_is_said_to_be_both():
+    assert section(private_facts(corpus=None), "Training data").splitlines() == [
+        "- The origin and the licence of the training text are unknown: no record says them.",
+        "- The text is private: this is all that is said of it",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 from conftest import ROOT, refusal, stage
 from texts import text, write_tokenizer
 
+import prepare_train_data
 from bert_ja import files
 from bert_ja.cli import StageError
 
@@ -73,7 +75,7 @@ def test_the_published_command_and_output_file_give_the_same_bytes_and_records(h
 
 
 def test_a_record_says_where_the_samples_come_from(here, tokenizer):
-    about = {"name": "jawiki", "licence": "CC BY-SA 4.0"}
+    about = {"name": "jawiki", "license": "CC BY-SA 4.0", "source": None, "dump": None, "private": False}
     source = here / "data" / "train.txt"
     files.write_record(source, {"outputs": [files.describe(source)], "corpus": about})
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
@@ -130,6 +132,47 @@ def test_one_document_gets_a_warning(here):
         "warning: data/train.txt is one document (no blank lines): random sentences are drawn from the document itself"
     )
     assert said in result.stderr.splitlines()
+
+
+# A private corpus
+
+MARKER = "珊瑚色の鍵穴"
+
+
+@pytest.mark.parametrize("says", ["the text", "an edited text", "the tokenizer", "the user", "nobody"])
+def test_samples_of_a_private_text_or_tokenizer_are_private(here, tmp_path, monkeypatch, capsys, says):
+    monkeypatch.chdir(here)
+    source, asked = here / "data" / "train.txt", True if says == "the user" else None
+    source.write_text(f"{MARKER}を見つけた。\n{MARKER}に触れた。\n\n" + source.read_text())
+    model = shutil.copytree(here / "output" / "model", here / "copy")
+    for path, private in ((source, says.endswith(" text")), (model, says == "the tokenizer")):
+        outputs = [files.describe(path)] if path.is_file() else files.describe_folder(path)
+        files.write_record(path, {"outputs": outputs, "corpus": {"name": "ours", "private": private}})
+    if says == "an edited text":
+        source.write_text(source.read_text() + "最後の文。\n")
+    prepare_train_data.main("data/train.txt", tokenizer_model="copy", output_file="a.jsonl", private_corpus=asked)
+    name = None if says == "an edited text" else "ours"
+    expected = {"name": name, "license": None, "source": None, "dump": None, "private": says != "nobody"}
+    assert record_of(here / "a.jsonl")["corpus"] == expected
+    said = "".join(capsys.readouterr()) + Path("a.jsonl.meta.json").read_text()
+    assert MARKER not in said and "鍵穴" not in said
+
+
+def test_a_private_text_is_not_quoted_where_it_is_broken(here):
+    (here / "data" / "train.txt").write_bytes((f"{MARKER}を見つけた。\n" * 500).encode() + MARKER.encode()[:-1] + b"\n")
+    for workers in (1, 2):
+        options = ("--output_file=a.jsonl", "--num_workers", workers, "--private_corpus", "True")
+        found = refused(here, *PUBLISHED, "False", *options)
+        assert found.startswith("data/train.txt is not UTF-8 at byte ")
+        assert "鍵穴" not in found
+
+
+def test_what_a_record_calls_private_cannot_be_made_public(here):
+    files.write_record(here / "data" / "train.txt", {"outputs": [], "corpus": {"private": True}})
+    assert refused(here, *PUBLISHED, "False", "--output_file=a.jsonl", "--private_corpus", "False") == (
+        "data/train.txt is of a private corpus, as its record says, and so is all that is made from it: "
+        "leave private_corpus out, or name another input"
+    )
 
 
 # Kills

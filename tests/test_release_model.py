@@ -37,7 +37,7 @@ CORPUS = {
     "source": "Japanese Wikipedia, https://ja.wikipedia.org/",
     "dump": {"date": "2026-11-01", "file": "jawiki-20261101-pages-articles.xml.bz2", "sha256": "da" * 32},
 }
-COUNTS = {"sentences": 500, "documents": 20, "samples": 480, "tokens": 9600, "random_pairs": 240, "longest_sample": 30}
+COUNTS = {"sentences": 500, "documents": 20, "samples": 480, "tokens": 9600, "random_pairs": 240}
 OPTIONS = {
     "vocab_size": 120,
     "hidden_size": 16,
@@ -108,9 +108,10 @@ def built(tmp_path_factory) -> Path:
         export_model.write_model(BertForPreTraining(BertConfig(**shape)), vocabulary, model)
         tokenization.write_tokenizer_folder((folder / "sp.model").read_bytes(), model, 32)
         training = {"tokenizer": vocabulary.facts(), "samples": {}, "counts": COUNTS, "corpus": CORPUS}
+        training["longest_sample"] = 30
         write_model_record(model, training | {"unigram_entropy": 6.0, "versions": files.versions("torch")})
     spm = tokenization.read_model(folder / "sp.model")
-    convert_tokenizer.convert(folder / "model", folder / "sp.model", spm, folder / "lines.txt")
+    convert_tokenizer.convert(folder / "model", folder / "sp.model", spm, folder / "lines.txt", private=False)
     write_test_result(folder, RESULT)
     patch.undo()
     return folder
@@ -279,6 +280,39 @@ def test_a_source_that_is_a_path_is_left_out_and_said(here, capsys):
     assert said in capsys.readouterr().err
     for file in Path("release/bert-base-ja").iterdir():
         assert b"hanako" not in file.read_bytes()
+
+
+WARNING = (
+    "warning: the corpus is private, and the vocabulary (spm.model, tokenizer.json) holds words of its text: "
+    "read it before you hand the release on\n"
+)
+
+
+@pytest.mark.parametrize("name", ["meta.json", "tokenizer.meta.json"])
+def test_a_private_corpus_is_warned_of_once_and_the_release_is_silent_on_it(here, release, capsys, name):
+    edit_record(f"model/{name}", corpus=CORPUS | {"private": True})
+    release_model.main()
+    assert capsys.readouterr().err.count(WARNING) == 1
+    folder, record = Path("release/bert-base-ja"), files.read_record("release/bert-base-ja")
+    expected = {name: CORPUS[name] for name in ("name", "license", "source")} | {"dump": None, "private": True}
+    assert record["corpus"] == expected
+    assert "- The text is private: this is all that is said of it\n" in (folder / "README.md").read_text()
+    for figure in ("500 sentences", "9,600 tokens", "2026-11-01", '"sentences": 500', '"unigram_entropy": 6.0'):
+        assert any(figure in (release / name).read_text() for name in ("README.md", "meta.json"))
+        assert not any(figure in (folder / name).read_text() for name in ("README.md", "CHANGELOG.md", "meta.json"))
+
+
+def test_a_public_corpus_needs_no_such_warning(here, capsys):
+    release_model.main()
+    assert WARNING not in capsys.readouterr().err
+    assert files.read_record("release/bert-base-ja")["corpus"] == CORPUS | {"private": False}
+
+
+def test_results_on_a_private_text_make_the_record_private_and_not_the_vocabulary(here, capsys):
+    edit_record("test_result.json.meta.json", corpus={"name": "ours", "private": True})
+    release_model.main()
+    assert WARNING not in capsys.readouterr().err
+    assert files.read_record("release/bert-base-ja")["corpus"] == CORPUS | {"private": True}
 
 
 def test_own_changelog_is_taken_as_it_is(here):
@@ -593,6 +627,22 @@ def test_refuses_a_model_that_lacks_weights(here):
 def test_refuses_a_model_whose_predictions_are_not_finite(here):
     change_weights(lambda weights: weights["bert.embeddings.LayerNorm.weight"].fill_(float("nan")))
     assert error() == "model cannot be released (its predictions are not finite): export another checkpoint"
+
+
+@pytest.mark.parametrize("private", [False, True])
+def test_the_reason_why_a_private_model_does_not_load_is_left_out(here, private):
+    content = json.loads(Path("model/tokenizer.json").read_text())
+    content["model"]["vocab"][20][1] = "珊瑚色の鍵穴"
+    rewrite("model/tokenizer.json", json.dumps(content, ensure_ascii=False))
+    for name in ("meta.json", "tokenizer.meta.json"):
+        outputs = [file for file in files.describe_folder("model") if name == "meta.json" or "token" in file["name"]]
+        edit_record(f"model/{name}", outputs=outputs, corpus={"private": private})
+    said = error()
+    if private:
+        hidden = "model does not load as a model (not shown, the corpus is private): run export_model.py again"
+        assert said == hidden
+    else:
+        assert "珊瑚色の鍵穴" in said
 
 
 def test_refuses_a_model_that_does_not_load(here):

@@ -481,7 +481,9 @@ def test_a_tampered_tokenizer_is_caught_with_its_first_line(folder, spm, tmp_pat
         tokenization.require_parity(found, wrong)
     start = f"{wrong} does not tokenize as its SentencePiece model does ({found.differences} of 62 comparisons): "
     assert str(error.value) == start + found.first
-    assert tokenization.check_parity(wrong, [line], spm, "a list", private=True).first == "line 1 of a list"
+    private = tokenization.check_parity(wrong, [line], spm, "a list", private=True)
+    assert private.first == "line 1 of a list, not shown, the corpus is private"
+    assert private.differences > 0
 
 
 @pytest.mark.parametrize(
@@ -510,6 +512,18 @@ def test_a_folder_that_does_not_load_is_refused(tmp_path, spm):
     (tmp_path / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(StageError, match=f"AutoTokenizer cannot load {tmp_path}: "):
         tokenization.check_parity(tmp_path, ["文。"], spm)
+
+
+def test_a_piece_that_an_error_quotes_is_left_out_of_a_private_vocabulary(folder, spm, tmp_path):
+    def spoil(content):
+        content["model"]["vocab"][50][1] = "珊瑚色の鍵穴"
+
+    wrong = tampered(folder, tmp_path / "wrong", spoil)
+    with pytest.raises(StageError, match="AutoTokenizer cannot load .*珊瑚色の鍵穴"):
+        tokenization.check_parity(wrong, ["文。"], spm)
+    with pytest.raises(StageError) as error:
+        tokenization.check_parity(wrong, ["文。"], spm, private=True)
+    assert str(error.value) == f"AutoTokenizer cannot load {wrong}: not shown, the corpus is private"
 
 
 ODD = (

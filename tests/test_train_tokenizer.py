@@ -3,6 +3,7 @@
 import bz2
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -94,7 +95,7 @@ def test_the_record_says_what_later_stages_compare(trained, lines):
     expected = {"lines": 3000 + len(tokenization.ADVERSARIAL_LINES), "differences": 0}
     assert {name: record["parity"][name] for name in expected} == expected
     assert record["outputs"] == files.describe_folder(trained / "output/model")
-    assert record["corpus"] is None
+    assert record["corpus"] == files.corpus_facts(None)
     for name, content in outputs(trained).items():
         assert str(trained).encode() not in content, name
 
@@ -128,7 +129,8 @@ def test_a_second_run_replaces_the_first(lines, place):
 
 def test_what_is_known_of_the_corpus_is_carried_on(lines, place):
     text = write_text(place, lines)
-    corpus = {"name": "jawiki", "license": "CC BY-SA 4.0", "dump": {"date": "20261101"}}
+    dump = {"date": "20261101"}
+    corpus = {"name": "jawiki", "license": "CC BY-SA 4.0", "source": None, "dump": dump, "private": True}
     files.write_record(text, {"outputs": [files.describe(text)], "corpus": corpus})
     train_tokenizer.main("data/train.txt", **OPTIONS)
     for folder in ("output/spm", "output/model"):
@@ -143,6 +145,52 @@ def test_lines_that_cannot_be_drawn_are_told(lines, place, capsys):
         "warning: 1 lines are over 4,192 bytes: not drawn from",
         "warning: 1 lines hold U+2585 or a zero byte, reserved by SentencePiece: not drawn from",
     ]
+
+
+# A private corpus
+
+MARKER = "珊瑚色の鍵穴が"
+
+
+def difference(lines: list[str], folder: Path, **options) -> str:
+    """The error of a text whose first line AutoTokenizer gets wrong."""
+    write_text(folder, [MARKER, *lines[:150]])
+    right = tokenization.tokenizer_json
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(StageError) as error:
+        patch.setattr(tokenization, "tokenizer_json", lambda model: right(model).replace('"NFC"', '"NFD"'))
+        patch.setattr(tokenization, "ADVERSARIAL_LINES", ())
+        train_tokenizer.main("data/train.txt", vocab_size=200, **options)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("private", [None, True])
+def test_the_first_differing_line_of_a_private_corpus_is_not_shown(lines, place, capsys, private):
+    text = difference(lines, place, private_corpus=private)
+    said = text + "".join(capsys.readouterr())
+    where = "line 1 of the sample of data/train.txt, "
+    assert re.search(r" \([\d,]+ of [\d,]+ comparisons\): " + where, text)
+    if private:
+        assert text.endswith(where + "not shown, the corpus is private")
+        assert [part for part in (MARKER, "珊瑚", "鍵穴", " ids ") if part in said] == []
+    else:
+        assert MARKER in said
+
+
+def test_what_a_record_calls_private_cannot_be_made_public(lines, place):
+    text = write_text(place, lines)
+    files.write_record(text, {"outputs": [files.describe(text)], "corpus": {"private": True}})
+    with pytest.raises(StageError, match="^data/train.txt is of a private corpus, as its record says, and so is all"):
+        train_tokenizer.main("data/train.txt", private_corpus=False)
+    assert not (place / "output").exists()
+
+
+def test_a_private_text_without_a_record_makes_a_private_tokenizer(lines, place, capsys):
+    write_text(place, [MARKER, *lines[:150]])
+    train_tokenizer.main("data/train.txt", vocab_size=200, private_corpus=True)
+    for folder in ("output/spm", "output/model"):
+        assert files.read_record(folder)["corpus"] == files.corpus_facts(None, private=True)
+        assert MARKER not in Path(folder, "meta.json").read_text(encoding="utf-8")
+    assert MARKER not in "".join(capsys.readouterr())
 
 
 # What goes wrong

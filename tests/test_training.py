@@ -302,6 +302,46 @@ def test_the_text_instead_of_its_samples_is_refused(here, texts):
     )
 
 
+PLACES = {
+    "the training samples": "data/train.jsonl.meta.json",
+    "the validation samples": "data/valid.jsonl.meta.json",
+    "the tokenizer": "output/model/meta.json",
+}
+
+
+@pytest.mark.parametrize("ignore_records", [False, True])
+@pytest.mark.parametrize("says", [*PLACES, "the user", "nobody"])
+def test_a_run_is_private_when_anything_that_it_reads_is(here, says, ignore_records):
+    if says in PLACES:
+        record = json.loads((here / PLACES[says]).read_text())
+        record["corpus"]["private"] = True
+        (here / PLACES[says]).write_text(json.dumps(record))
+    parts = {f"{part}_file": f"data/{part}.jsonl" for part in ("train", "valid", "test")}
+    options = {"ignore_records": ignore_records, "private_corpus": says == "the user" or None}
+    data = training.PretrainingData("output/model", **parts, **options)
+    for part in ("train", "valid"):
+        data.require(part, 512)
+    found = training.data_facts(data)
+    origin = dict.fromkeys(files.ORIGIN)
+    if not ignore_records:
+        origin = origin | {"name": "bert-ja sample", "license": "CC0-1.0", "source": "written for bert-ja"}
+        origin["dump"] = found["corpus"]["dump"]
+    assert found["corpus"] == origin | {"private": says != "nobody"}
+    assert data.corpus("train", private=True) == origin | {"private": True}  # as test.py says of a private checkpoint
+
+
+@pytest.mark.parametrize("place", PLACES.values())
+def test_what_a_record_calls_private_is_not_made_public_by_the_configuration(here, place):
+    record = json.loads((here / place).read_text())
+    record["corpus"]["private"] = True
+    (here / place).write_text(json.dumps(record))
+    name = place.removesuffix(".meta.json").removesuffix("/meta.json")
+    assert refused("--config", CONFIG, "--data.private_corpus", "false") == (
+        f"{name} is of a private corpus, as its record says, and so is all that is made from it: "
+        "leave private_corpus out, or name another input"
+    )
+
+
 def test_more_warm_up_than_steps_is_refused(here):
     assert refused("--config", CONFIG, "--trainer.max_epochs", 1, "--model.num_warmup_steps", 5000).startswith(
         "model.num_warmup_steps is 5,000, the run has "
