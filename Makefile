@@ -1,13 +1,15 @@
-# make quickstart | test | test-full | lint: each sets up .venv by itself; make .venv does only that.
+# make quickstart | test | test-full | lint | bench: each sets up .venv by itself; make .venv does only that.
 #   PYTHON    the interpreter to start from; one that already has a fitting torch (a CUDA image) keeps it
 #   PIP_ARGS  arguments for pip, e.g. --no-index --find-links wheels on a machine without internet
+#   ARGS      arguments for the benchmark, e.g. the files of a dump and --output_file bench/results/extract.json
 
 PYTHON ?= python3
 PIP_ARGS ?=
+ARGS :=
 BIN := .venv/bin
 SCRIPTS := $(wildcard *.sh) .ci/run
 
-.PHONY: quickstart test test-full lint
+.PHONY: quickstart test test-full lint bench
 
 quickstart: .venv
 	$(BIN)/python quickstart.py
@@ -22,6 +24,9 @@ lint: .venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/shellcheck $(SCRIPTS)
+
+bench: .venv
+	$(BIN)/python bench/bench_extract.py $(ARGS)
 
 # The stamp is written last, so that an interrupted installation starts over.
 .PHONY: .venv

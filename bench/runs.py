@@ -1,0 +1,94 @@
+"""Programs run in turn, and what each run cost."""
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import statistics
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from bert_ja import cli
+
+TICKS = os.sysconf("SC_CLK_TCK")  # a second
+FLAGS = ("avx2", "avx512f", "amx_bf16")
+MEASURES = ("seconds", "cpu_seconds", "parent_cpu_seconds", "output_megabytes")
+
+
+def machine() -> dict:
+    """What figures are measured on, and how busy it is: take it before the first run."""
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    name = re.search(r"^model name\s*: (.*)$", cpuinfo, re.MULTILINE)
+    flags = re.search(r"^flags\s*:(.*)$", cpuinfo, re.MULTILINE)
+    return {
+        "cpu": name[1] if name else platform.machine(),
+        "flags": [flag for flag in FLAGS if flags and flag in flags[1].split()],
+        "cores": len(os.sched_getaffinity(0)),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def as_typed(command: list[str]) -> str:
+    """A command without the folders of this machine: /usr/bin/python3 /tmp/a.py --x 1 -> python3 a.py --x 1."""
+    return shlex.join(Path(word).name if word.startswith("/") else word for word in command)
+
+
+def last_line(text: str) -> str:
+    return (text.strip().splitlines() or ["it said nothing"])[-1]
+
+
+def own_cpu_seconds(process: int) -> float:
+    """User and system time of a process that has ended and was not waited for yet, without its children's."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def measure(command: list[str], output: Path) -> dict:
+    """Run a command that writes into the folder `output`, emptied before; what it cost.
+
+    cpu_seconds are those of the process and of all below it: the kernel adds a child's when its parent waits for it,
+    so a program that leaves children behind looks too cheap. parent_cpu_seconds are its own alone. Peak memory is left
+    out, as the kernel counts the memory of whoever starts a process as its own. Raises StageError when the command
+    fails.
+    """
+    shutil.rmtree(output, ignore_errors=True)
+    output.mkdir(parents=True)
+    with tempfile.TemporaryFile() as errors:
+        started = time.perf_counter()
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=errors)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        seconds = time.perf_counter() - started
+        parent = own_cpu_seconds(process.pid)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        errors.seek(0)
+        said = last_line(errors.read().decode(errors="replace"))
+    if process.returncode:
+        raise cli.StageError(f"{as_typed(command)} ended with exit code {process.returncode} ({said}): run it by hand")
+    written = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    values = (seconds, usage.ru_utime + usage.ru_stime, parent, written / 1e6)
+    return {name: round(value, 3) for name, value in zip(MEASURES, values, strict=True)}
+
+
+def interleaved(commands: dict[str, list[str]], outputs: dict[str, Path], rounds: int) -> dict[str, list[dict]]:
+    """Run the commands in turn, A B C A B C ...; an unmeasured round before them warms the page cache."""
+    runs: dict[str, list[dict]] = {name: [] for name in commands}
+    for number in range(rounds + 1):
+        for name, command in commands.items():
+            run = measure(command, outputs[name])
+            cli.say(f"{f'round {number}' if number else 'warm-up'}: {name}, {run['seconds']:.1f} s")
+            runs[name] += [run] if number else []
+    return runs
+
+
+def medians(runs: list[dict]) -> dict:
+    return {name: round(statistics.median(run[name] for run in runs), 3) for name in MEASURES}
+
+
+def ratio(runs: list[dict], others: list[dict], measure: str) -> dict:
+    """A measure of `runs` divided by that of the run in the same round of `others`: median and range."""
+    each = [round(run[measure] / other[measure], 3) for run, other in zip(runs, others, strict=True)]
+    return {"median": round(statistics.median(each), 3), "least": min(each), "most": max(each), "each": each}
