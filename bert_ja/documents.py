@@ -27,6 +27,7 @@ from bert_ja.sentences import cut, split
 
 BLOCK = 1 << 20  # bytes of a plain file read at once
 PACKED_BLOCK = 1 << 14  # of a compressed one, which may hold ten thousand times as much
+CHUNK = 1000  # sentences written at once
 HEAD = 1 << 12  # bytes by which the kind of a file is told
 TEXT_PER_PACKED_BYTE = 8  # at most, of text as people write it
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
@@ -517,12 +518,13 @@ class Writer:
 
     def write(self, row: dict, sentences: Iterable[str]) -> None:
         """Append a document; its place goes into the row."""
-        first_line = self._line
-        for sentence in sentences:
-            self.text.write(sentence.encode() + b"\n")
-            self._lengths[len(sentence).bit_length()] += 1
-            self.characters += len(sentence)
-            self._line += 1
+        first_line, sentences = self._line, iter(sentences)
+        while chunk := list(itertools.islice(sentences, CHUNK)):
+            self.text.write(("\n".join(chunk) + "\n").encode())
+            lengths = list(map(len, chunk))
+            self._lengths.update(map(int.bit_length, lengths))
+            self.characters += sum(lengths)
+            self._line += len(chunk)
         self._end(row, first_line)
 
     def write_lines(self, row: dict, lines: Lines) -> None:

@@ -334,8 +334,7 @@ def test_a_busy_server_ends_a_download_in_the_middle_for_a_while_only(server, tm
 def test_a_server_that_stays_busy_is_told(server, tmp_path, pauses, asked):
     server.busy = [(503, seconds) for seconds in asked]
     assert download_error(server, tmp_path) == (
-        "MIRROR/jawiki/20261101/dumpstatus.json: the server is busy (503): "
-        f"try again in {asked[0]} seconds"
+        f"MIRROR/jawiki/20261101/dumpstatus.json: the server is busy (503): try again in {asked[0]} seconds"
     )
 
 
