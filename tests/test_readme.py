@@ -113,6 +113,26 @@ def test_the_costs_of_the_stages_are_the_measured_ones():
         assert int(megabytes.replace(",", "")) == first[script]["peak_megabytes"]
 
 
+def test_the_figures_of_extraction_are_the_measured_ones():
+    measured = json.loads((ROOT / "bench" / "results" / "extract.json").read_text(encoding="utf-8"))
+    runs, quality, projection, ratios = (measured[key] for key in ("runs", "quality", "projection", "ratios"))
+    both = ("ours", "wikiextractor")
+    rows = [["MB of XML per CPU second", *(f"{runs[t]['median']['megabytes_per_cpu_second']:.2f}" for t in both)]]
+    for fault in ("（）", "「」", "formula_", "codice_"):
+        counts = (quality[tool]["per_million_characters"][fault] for tool in both)
+        rows.append([f"`{fault}` per million characters", *(f"{count:.2f}" for count in counts)])
+    for name in ("lang", "仮リンク"):
+        shares = (quality[tool]["text_kept"][name]["percent"] for tool in both)
+        rows.append([f"text in `{{{{{name}}}}}` kept", *(f"{share:.2f} %" for share in shares)])
+    for cores in (2, 16):
+        found = projection[f"{cores}_cores"]
+        rows.append([f"{cores} cores", f"{found['minutes']} min", found["arithmetic"]])
+    for row in rows:
+        assert f"| {' | '.join(row)} |\n" in README
+    for name in ("rate_of_ours_to_wikiextractor", "speedup_of_2_workers"):
+        assert f" {ratios[name]['median']:.2f} times as fast " in README
+
+
 def test_the_sample_lines_of_the_formats_are_valid(texts):
     page = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     sentence = re.search(r"```text\n(.*?)\n```", page).group(1)
