@@ -127,6 +127,23 @@ def check(paths: tuple[str, ...], text: Path, index: Path, num_workers: int | No
     return inputs, None if None in sizes else sum(sizes)
 
 
+def record(
+    paths: list[Path], inputs: list[dict], writer: documents.Writer, counts: Counter, failures: list[dict]
+) -> dict:
+    """What the record of the text says, but for the run."""
+    return {
+        "stage": "extract_jawiki.py",
+        "options": {},
+        "seed": None,
+        "versions": files.versions(),
+        "inputs": inputs,
+        "outputs": writer.outputs(),
+        "counts": {**counts, "sentences": writer.sentences, "characters": writer.characters},
+        "failed_pages": failures,
+        "corpus": {"name": None, "license": None, "source": None, "dump": dumps.facts(paths, inputs)},
+    }
+
+
 def main(
     *dump_files: str,
     output_file: str = "data/jawiki.txt",
@@ -166,19 +183,8 @@ def main(
                 f"{counts['failed']:,} failed): name a pages-articles dump of a wiki"
             )
 
-    record = {
-        "stage": "extract_jawiki.py",
-        "options": {},
-        "seed": None,
-        "versions": files.versions(),
-        "inputs": inputs,
-        "outputs": writer.outputs(),
-        "counts": {**counts, "sentences": writer.sentences, "characters": writer.characters},
-        "failed_pages": failures,
-        "corpus": {"name": None, "license": None, "source": None, "dump": dumps.facts(paths, inputs)},
-        "run": files.run_facts(output_file=text, index_file=index) | {"num_workers": num_workers},
-    }
-    files.write_record(text, record)
+    run = files.run_facts(output_file=text, index_file=index) | {"num_workers": num_workers}
+    files.write_record(text, record(paths, inputs, writer, counts, failures) | {"run": run})
     cli.say(
         f"wrote {writer.sentences:,} sentences of {counts['articles']:,} articles to {text} "
         f"({counts['pages']:,} pages; left out: {counts['other_namespaces']:,} of other namespaces, "

@@ -12,9 +12,11 @@ import html
 import re
 from collections.abc import Callable, Iterator
 
-# Three private characters serve as notes to ourselves; those of the page are removed before the first step.
-MARK = "\ue000"  # a template, ref or formula was dropped here
+# Private characters serve as notes to ourselves; those of the page are removed before the first step.
+MARK = "\ue000"  # a template, ref or the like was dropped here
 BREAK = "\ue001"  # <br>: ends a line, but not the list item around it
+HOLE = "\ue002"  # what the sentence cannot do without was dropped here: a formula, a number
+DIVIDER = "\n|\n"  # a quotation, a table or a formula begins or ends here: no sentence goes on across it
 # Those, and characters that other programs take for a line end or that no text has.
 UNWANTED = re.compile("[\ue000-\uf8ff\x0b-\x1f\x85\u2028\u2029]")
 HAS_WORD = re.compile(r"\w")
@@ -57,18 +59,41 @@ RAW = re.compile(rf"<(?:!--|({RAW_TAGS.replace(' ', '|')})(?=[\s/>])[^<>]*>)", r
 CLOSE_REF = re.compile(r"</ref\s*>|(?=<ref[\s/>]|\n=)", re.IGNORECASE)
 CLOSE = {"!--": re.compile("-->"), "ref": CLOSE_REF}
 CLOSE |= {tag: re.compile(rf"</{tag}\s*>", re.IGNORECASE) for tag in RAW_TAGS.split() if tag != "ref"}
-# Formulas as plain as `n` or `a + b = 1` are text already; any other one is dropped.
-PLAIN_MATH = re.compile(r"(?:[ A-Za-z0-9+=>()/.,!-]|<(?!/?[a-z]{2})){1,40}")
+# TeX that plain signs can show: \alpha_{1} \in A -> α1 ∈ A. Any other formula leaves a hole.
+TEX_SIGNS = """
+    alpha α beta β gamma γ delta δ epsilon ε varepsilon ε zeta ζ eta η theta θ iota ι kappa κ lambda λ mu μ nu ν xi ξ
+    pi π rho ρ sigma σ tau τ upsilon υ phi φ varphi φ chi χ psi ψ omega ω Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ Pi Π
+    Sigma Σ Phi Φ Psi Ψ Omega Ω times × div ÷ pm ± cdot · le ≤ leq ≤ leqq ≤ ge ≥ geq ≥ geqq ≥ ne ≠ neq ≠ ll ≪ gg ≫
+    approx ≈ simeq ≃ sim ∼ cong ≅ equiv ≡ propto ∝ to → rightarrow → longrightarrow → mapsto ↦ leftarrow ← colon :
+    Rightarrow ⇒ Leftrightarrow ⇔ iff ⇔ infty ∞ in ∈ notin ∉ ni ∋ subset ⊂ subseteq ⊆ supset ⊃ cup ∪ cap ∩ mid |
+    setminus ∖ emptyset ∅ varnothing ∅ forall ∀ exists ∃ neg ¬ land ∧ wedge ∧ lor ∨ vee ∨ oplus ⊕ otimes ⊗ circ ∘
+    ast ∗ nabla ∇ partial ∂ hbar ℏ ell ℓ aleph ℵ angle ∠ perp ⊥ prime ′ dots … ldots … cdots … langle ⟨ rangle ⟩
+    sin sin cos cos tan tan log log ln ln exp exp dim dim mod mod
+"""
+TEX_STYLES = "mathrm mathbf mathbb mathcal mathit text rm bf it operatorname boldsymbol left right displaystyle quad"
+TEX = dict(zip(TEX_SIGNS.split()[::2], TEX_SIGNS.split()[1::2], strict=True)) | dict.fromkeys(TEX_STYLES.split(), "")
 TEX_SPACE = re.compile(r"\\[,;:! ]|[\s~]+")
+TEX_FRACTION = re.compile(r"\\[dt]?frac *\{(\w+)\} *\{(\w+)\}")
+TEX_POWER = re.compile(r"\^ *\{([^{}]*[+/-][^{}]*)\}")
+TEX_COMMAND = re.compile(r"\\(?:([A-Za-z]+)|([{}%#]))")
+NO_PLAIN_FORMULA = re.compile(r"[\\&]|</?[a-z]{2}")
+MAX_TEX = 200  # characters
+
+
+def _formula(tex: str) -> str:
+    r"""Return the signs of a formula, hidden, or a hole: "x_{1} \le 2^{n}" -> "x1 ≤ 2^n", "\sqrt{n}" -> a hole."""
+    text = TEX_FRACTION.sub(r"\1/\2", TEX_SPACE.sub(" ", tex[: MAX_TEX + 1]))
+    text = TEX_COMMAND.sub(lambda sign: (sign[2] or TEX.get(sign[1], sign[0])).translate(HIDE), text)
+    text = re.sub("[{}_]", "", TEX_POWER.sub(r"^(\1)", text)).replace("^∘", "°").strip()
+    return HOLE if len(tex) > MAX_TEX or NO_PLAIN_FORMULA.search(text) else text.translate(HIDE)
 
 
 def _raw_text(tag: str, attributes: str, body: str) -> str:
     """What a finished raw element leaves in the page: ("nowiki", "", "[[X]]") -> the hidden "[[X]]"."""
     if tag == "nowiki" or (tag in ("syntaxhighlight", "source") and "inline" in attributes):
         return body.replace("\n", " ").translate(HIDE)
-    formula = TEX_SPACE.sub(" ", body).strip()
-    if tag == "math" and PLAIN_MATH.fullmatch(formula):
-        return formula.translate(HIDE)
+    if tag in ("math", "chem", "ce"):
+        return _formula(body)
     return "" if tag == "!--" else MARK
 
 
@@ -104,6 +129,8 @@ def _raw_element(text: str, opener: re.Match, unclosed: set[str]) -> tuple[str, 
     # A comment on a line of its own takes the line with it, or it would part a paragraph.
     if tag == "!--" and text[start - 1 : start] in ("", "\n") and text[end : end + 1] == "\n":
         end += 1
+    if tag == "math" and text[start - 1 : start] == "\n" and text[end : end + 1] == "\n":
+        return HOLE, end
     return _raw_text(tag, opener[0], text[body : span[0]]), end
 
 
@@ -168,6 +195,7 @@ def _sections(text: str) -> Iterator[str]:
 # Links that hold no other markup, nine in ten, at once: [[京都市|京都]] -> 京都. A colon may be a name space or a
 # language, which is for _link() to say.
 SIMPLE_LINK = re.compile(r"\[\[(?:[^\[\]{}|\n:]+\|)?([^\[\]{}|\n:]+)\]\]")
+PARAMETER = re.compile(r"\{\{\{[^{}|\n]*\|?([^{}\n]*)\}\}\}")  # {{{1|x}}} shows x
 BRACKETS = re.compile(
     r"(\{\{|\}\}|\[\[|\]\]"
     r"|\n[ \t:*#;]*\{\||\n[ \t]*\|\}(?!\}(?!\}))"  # {| and |} begin a line; in "\n|}}" it is }} that closes
@@ -225,6 +253,8 @@ class _Expander:
     """Expands the brackets of one section from the outside in, stepping over what is dropped."""
 
     def __init__(self, section: str) -> None:
+        if "{{{" in section:
+            section = PARAMETER.sub(r"\1", section)
         self.parts = BRACKETS.split("".join(SIMPLE_LINK.split(section)))
         self.pairs = _match_brackets(self.parts)
 
@@ -250,8 +280,8 @@ class _Expander:
             expanded = self._template(start + 1, close, depth + 1)
         elif kind == "[[":
             expanded = self._link(start + 1, close, depth + 1)
-        else:  # a table, which leaves its line break
-            expanded = "\n"
+        else:
+            expanded = DIVIDER
         return expanded, close + 1
 
     def _lone_bracket(self, start: int, end: int, kind: str) -> tuple[str, int]:
@@ -373,6 +403,7 @@ def _format_number(number: str) -> str:
 
 
 PARSER_FUNCTIONS: dict[str, Callable[[str], str]] = {
+    "#expr": lambda text: HOLE,
     "formatnum": _format_number,
     "lc": str.lower,
     "uc": str.upper,
@@ -389,7 +420,7 @@ SHOWS_FIRST = """
     取消線 縦書き mono code kbd var math mvar mathbf visible_anchor vanc by abbr tooltip linktext
     en de fr es it pt ru la el grc nl sv da no fi is pl cs sk hu ro bg sr hr sl sq mk uk be lt lv et tr ar fa he
     hi ur bn ta th vi id ms ko zh ja eo eu ca gl cy ga gd mn ka hy az kk uz ky tl km lo my ne si am sw af yi bo
-    link-en link-de link-fr nihongo 未訳
+    nihongo 未訳 日本語版にない記事リンク 訳語疑問点 太字 斜体 smallcaps huge script serif pron-en
 """
 SHOWS_SECOND = """
     lang rtl-lang wikt-lang color font_color fontcolor 色 背景色 fontsize font-size resize size weight
@@ -401,6 +432,7 @@ BLOCK_QUOTES = "quote quotation cquote blockquote squote 引用 引用文"
 BLOCK_LINES = "indent 字下げ center centre"  # shown like a line with ":" before it
 SIGNS = {"!": "|", "=": "=", "・": "・", "·": "·", "snd": " – ", "ndash": "–", "mdash": "—", "spaces": " ", "sp": " "}
 SIGNS |= {"―": "――", "ダッシュ": "――", "'": "'", "colon": ":", "0": "", "-": "", "clear": ""}
+SIGNS |= dict.fromkeys(["nbsp", "space", "thinsp"], " ") | {"dot": "・", "くの字点": "〳〵", "currentyear": HOLE}
 
 
 def _names(names: str) -> list[str]:
@@ -413,9 +445,10 @@ TEMPLATES |= dict.fromkeys(_names(SHOWS_FIRST), lambda arguments: arguments.at(0
 TEMPLATES |= dict.fromkeys(_names(SHOWS_SECOND), lambda arguments: arguments.at(1) or arguments.named("text"))
 TEMPLATES |= dict.fromkeys(_names(SHOWS_LAST), lambda arguments: arguments.at(-1))
 TEMPLATES |= dict.fromkeys(_names(RUBY), lambda arguments: _ruby(arguments.at(0), *arguments.positional[1:]))
-TEMPLATES |= dict.fromkeys(_names(BLOCK_QUOTES), lambda arguments: f"\n\n{arguments.at(0)}\n\n")
+TEMPLATES |= dict.fromkeys(_names(BLOCK_QUOTES), lambda arguments: DIVIDER + arguments.at(0) + DIVIDER)
 TEMPLATES |= dict.fromkeys(_names(BLOCK_LINES), lambda arguments: f"\n:{arguments.at(0)}\n")
-TEMPLATES |= dict.fromkeys(["chem", "chem2", "化学式"], lambda arguments: "".join(arguments.positional))
+JOINED = "chem chem2 化学式 gaps ipac-en"
+TEMPLATES |= dict.fromkeys(JOINED.split(), lambda arguments: "".join(arguments.positional))
 TEMPLATES |= dict.fromkeys(["convert", "cvt"], _convert)
 TEMPLATES |= dict.fromkeys(["sfrac", "frac", "分数"], _fraction)
 TEMPLATES |= dict.fromkeys(
@@ -428,7 +461,7 @@ TEMPLATES |= dict.fromkeys(["val", "数値"], lambda arguments: arguments.at(0) 
 def _rule(name: str) -> Rule | None:
     """Look a template up: a sign, a function of its arguments, or None for one that shows no prose."""
     # lang-en, lang-fr-short, IPA-de; and passages that somebody doubts: 要出典範囲, いつ範囲, 独自研究範囲
-    if name.startswith(("lang-", "ipa-")) or name.endswith("範囲"):
+    if name.startswith(("lang-", "ipa-", "link-")) or name.endswith("範囲"):
         return TEMPLATES["ipa"]
     return TEMPLATES.get(name)
 
@@ -484,6 +517,8 @@ def _tag_text(match: re.Match) -> str:
     name = match[1].lower()
     if name in TAG_BREAKS:
         return TAG_BREAKS[name] if match[0][1] != "/" else "\n"
+    if name in ("blockquote", "poem"):
+        return DIVIDER
     return "\n\n" if IS_BLOCK.fullmatch(name) else ""
 
 
@@ -508,7 +543,7 @@ def _drop_inline(text: str) -> str:
 
 ITEM_SIGNS = "*#:; \u3000"
 # Most marks can just go: those that do not stand between opening and closing punctuation. A line begins by opening.
-BEFORE = re.escape(f'（(「『【〈《“"[、,，;；:：・/／*#\n{BREAK}')
+BEFORE = re.escape('（(「『【〈《“"[、,，;；:：・/／*#\n')
 BEHIND = re.escape('、,，;；:：・/／)）」』】〉》”"]。．')
 IDLE = re.compile(rf"{MARK}(?:(?<![{BEFORE}]{MARK})|(?![{BEHIND}]))")
 BETWEEN_WORDS = re.compile(rf"{MARK}(?<=[A-Za-z0-9.,;:)]{MARK})(?=[A-Za-z0-9(])")
@@ -525,10 +560,12 @@ MENDINGS = [
 ]
 MENDINGS += MENDINGS  # a second time, for a bracket within a bracket;
 # what no line begins with.
-MENDINGS += [(re.compile(rf"([\n{BREAK}][{ITEM_SIGNS}]*){MARK}[、。，．,;；:：・)）」』 ]*"), r"\1")]
+MENDINGS += [(re.compile(rf"(\n[{ITEM_SIGNS}]*){MARK}[、。，．,;；:：・)）」』 ]*"), r"\1")]
 SPACES = re.compile("  +")
 RESIDUE = re.compile(
-    r"[\[\]{}]*(?:\[\[|\]\]|\{\{|\}\})[\[\]{}]*|</?(?:ref|br|small|span|div|nowiki)\b[ /]*", re.IGNORECASE
+    r"(?<![\[\]{}])(?=[\[\]{}]*?(?:\[\[|\]\]|\{\{|\}\}))[\[\]{}]+"
+    r"|</?(?:ref|br|small|span|div|nowiki)\b[ /]*",
+    re.IGNORECASE,
 )
 MAY_BE_RESIDUE = re.compile(r"\[\[|\]\]|\{\{|\}\}|<")  # far quicker to look for
 
@@ -548,45 +585,92 @@ def _mend(text: str) -> str:
     return text
 
 
+# A formula on a line of its own is no part of a sentence, and in brackets no part that is missed.
+FORMULA_LINE = re.compile(rf"\n[{ITEM_SIGNS}]*{HOLE}[{HOLE}{MARK}{BREAK}、。,. ]*(?=\n|\Z)")
+FORMULA_IN_BRACKETS = re.compile(rf"{HOLE}(?<=[（(]{HOLE})(?=[）)])")
+CLOSING = re.escape('」』）)】〉》”"’]')
+STOP = re.compile(rf"[。．][{CLOSING}]*|(?=\n)")
+
+
+def _drop_broken(text: str) -> str:
+    """Drop every sentence with a hole: "水。任意の(hole)について。木。" -> "水。木。"."""
+    text = FORMULA_IN_BRACKETS.sub(MARK, FORMULA_LINE.sub(DIVIDER, text))
+    first, *others = text.split(HOLE)
+    kept = [first]
+    for after in others:
+        before = kept.pop()
+        stop = STOP.search(after)
+        kept.append(before[: max(before.rfind(sign) for sign in "。．\n") + 1])
+        kept.append(after[stop.end() :] if stop else "")
+    return "".join(kept)
+
+
+# What ends like this goes on behind a line break, a picture or a blank line, but not behind an item or a row.
+OPEN_END = tuple("、，はがをにのとへも")
+JOINT = re.compile(rf"{BREAK}(?<=[{''.join(OPEN_END)}]{BREAK})\n?(?![{ITEM_SIGNS}|!])")
+BROKEN_LINE = re.compile(rf"\n([{ITEM_SIGNS}]*+)([^\n{BREAK}]*+{BREAK}[^\n]*)")
+
+
+def _break_line(line: re.Match) -> str:
+    """<br> parts a plain line as a blank line does, and an item into items: "*甲(break)乙" -> "*甲\n*乙"."""
+    return "\n" + line[1] + line[2].replace(BREAK, "\n" + (line[1] or "\n"))
+
+
 def _finish(text: str) -> str:
-    """Remove what is left of broken markup, and all marks."""
+    """Remove what is left of broken markup, broken sentences and all marks."""
+    text = JOINT.sub("", text.replace("\n ", "\n:"))
+    if BREAK in text:
+        text = BROKEN_LINE.sub(_break_line, text)
     if MAY_BE_RESIDUE.search(text):
         text = RESIDUE.sub(MARK, text)
+    if HOLE in text:
+        text = _drop_broken(text)
     text = _mend(SPACES.sub(" ", text))
     if MAY_BE_RESIDUE.search(text):  # where a mark parted two brackets
         text = SPACES.sub(" ", RESIDUE.sub(" ", text))
     return text
 
 
-# A list item, an indented or a preformatted line counts as a sentence if it ends like one and has a hiragana.
-SENTENCE_END = re.compile(r"[。．！？｡]$|[ぁ-ん一-龠][.!?]$")
-BEHIND_END = '」』）)】〉》”"’]'
+# A list item, an indented or a preformatted line counts if it has a stop and a hiragana. Songs and films have stops in
+# their names too: 「また、春に。」(2001年); so do lists of marks like ！, and what such a mark ends is a name mostly.
+ITEM_STOP = re.compile(rf"[。．｡](?:[{CLOSING}]*+$|(?![{CLOSING}]| ?[（(]\d))|[.?？](?<=[かるたい].)$")
 HIRAGANA = re.compile("[ぁ-ん]")
 MIN_ITEM = 6  # characters; an item whose formula was dropped is down to "か?"
+POINTER = re.compile("(?<=。)[ \u3000]*(?:[→⇒]|- ).*")  # ... のこと。→茶
 NO_PROSE_LINE = ("|", "!", "----")  # rows without their table, a horizontal rule
+# A line without a stop is a heading or a name, unless it ends like a verb.
+ANY_STOP = re.compile("[。．｡！？!?…]|[a-z]\\.")
+VERB_END = re.compile(r".{11,}[うくぐすつぬぶむるいただ](?:（[^（）]*）)?[」』]*[:：]?$")
+# What begins like this lost its beginning to a list, a formula or a flag: は1990年, という。
+FRAGMENT = re.compile("※?[はがをにのもとで、](?![ぁ-ん])|である|など|という")
 
 
-def _is_sentence(text: str) -> bool:
+def _is_sentence(item: str) -> bool:
     """Tell a sentence from a name in a list: "海に面する。" -> True, "高村 光" -> False."""
-    end = text.rstrip(BEHIND_END)[-2:]
-    return len(text) >= MIN_ITEM and bool(SENTENCE_END.search(end) and HIRAGANA.search(text))
+    return len(item) >= MIN_ITEM and bool(ITEM_STOP.search(item) and HIRAGANA.search(item))
 
 
-def _item_sentences(line: str) -> Iterator[str]:
-    """Yield the sentences of a list item, one for each of its lines; of "; 語: 説明。" the part behind the colon."""
-    text = line.lstrip(ITEM_SIGNS)
-    for part in text.split(BREAK):
-        if ";" in line[: len(line) - len(text)]:
-            part = part.partition(":")[2] or part
-        part = part.strip()
-        if _is_sentence(part):
-            yield part
+def _prose(text: str) -> str:
+    """Return the whole sentences of a paragraph: "は緑。茶は木。たとえば、" -> "茶は木。"."""
+    if FRAGMENT.match(text):
+        text = text.partition("。")[2]
+    if text.endswith(OPEN_END):
+        text = text[: text.rfind("。") + 1]
+    return text if text.endswith("。") or ANY_STOP.search(text) or VERB_END.match(text) else ""
+
+
+def _item_prose(line: str) -> str:
+    """Return the sentences of a list item; of "; 語: 説明。" the part behind the colon."""
+    item = line.lstrip(ITEM_SIGNS)
+    if ";" in line[: len(line) - len(item)]:
+        item = item.partition(":")[2].strip() or item
+    return _prose(POINTER.sub("", item)) if _is_sentence(item) else ""
 
 
 def _joined(lines: list[str]) -> str:
     """Join the lines of one paragraph; a line end shows as a space, which Japanese does not want."""
     out = ""
-    for line in filter(None, lines):
+    for line in lines:
         out += " " + line if out and out[-1].isascii() and line[0].isascii() else line
     return out
 
@@ -594,19 +678,17 @@ def _joined(lines: list[str]) -> str:
 def _paragraphs(text: str) -> Iterator[str]:
     """Yield the paragraphs of a section without markup: runs of plain lines, and items that are sentences."""
     plain: list[str] = []
-    for line in [*_finish(text.replace("\n ", "\n:")).split("\n"), ""]:
+    for line in map(str.rstrip, [*_finish(text).split("\n"), ""]):
         if line and line[0] not in ITEM_SIGNS and not line.startswith(NO_PROSE_LINE):
-            first, *others = line.split(BREAK)
-            plain.append(first.strip())
-            for other in others:  # each break ends a paragraph
-                yield _joined(plain)
-                plain = [other.strip()]
+            plain.append(line)
+            continue
+        if not line and plain and plain[-1].endswith(OPEN_END):
             continue
         if plain:
-            yield _joined(plain)
+            yield _prose(_joined(plain))
             plain = []
         if line:
-            yield from _item_sentences(line)
+            yield _item_prose(line)
 
 
 def clean(text: str) -> list[str]:

@@ -137,13 +137,19 @@ RULES = {
         "人口は1,234,567.5人、約三人。",
     ),
     "fractions are written with a slash": ("{{sfrac|1|2}}と{{frac|2|1|3}}と{{frac|4}}。", "1/2と2 1/3と1/4。"),
-    "signs are written out": ("甲{{!}}乙{{・}}丙{{0}}丁{{-}}", "甲|乙・丙丁"),
+    "signs are written out": ("甲{{!}}乙{{・}}丙{{0}}丁{{くの字点}}戊{{-}}。", "甲|乙・丙丁〳〵戊。"),
     "chemical formulas are joined": ("{{chem|H|2|O}}を飲む。", "H2Oを飲む。"),
     "unknown templates, notes and doubts go": (
         "茶{{要出典|date=2020年1月}}を飲む{{Sfn|茶野|2001}}{{efn|注。}}。",
         "茶を飲む。",
     ),
     "flags go": ("{{Flagicon|JPN}}日本の茶。", "日本の茶。"),
+    "a parameter shows its default": ("{{{1|茶}}}と{{lang|en|{{{x|tea}}}}}と{{{y}}}を飲む。", "茶とteaとを飲む。"),
+    "links to other Wikipedias by other names": (
+        "{{link-pl|緑茶の道|Tea Road}}と{{日本語版にない記事リンク|茶会|en|Tea}}。",
+        "緑茶の道と茶会。",
+    ),
+    "pieces are joined": ("{{gaps|12|345}}人。", "12345人。"),
     # readings
     "ruby templates set the reading behind": (
         "{{ルビ|急須|きゅうす}}と{{ふりがな|湯呑|ゆのみ}}。",
@@ -175,10 +181,24 @@ RULES = {
     # elements
     "comments go, even between brackets of a link": ("[[茶<!-- [[ -->の木]]は<!--\n\n-->木。", "茶の木は木。"),
     "refs go": ('茶<ref>本{{cite|a=b}}[[x]]\n二行</ref>は<ref name="a/b" />木<REF name=c>x</Ref>。', "茶は木。"),
-    "formulas go but the plainest": (
-        "<math>n</math>個の<math>a\\,+b</math>と<math>\\frac{{a}}{b}</math>個。",
-        "n個のa +bと個。",
+    "formulas show what plain signs can show": (
+        r"<math>n</math>個の<math>\alpha_{1}\,\in \mathbb{R}^{n+1}</math>と<math>\tfrac{1}{2} < x^2</math>だ。",
+        "n個のα1 ∈ R^(n+1)と1/2 < x^2だ。",
     ),
+    "formulas in text stand as chemists and typists write them": (
+        r"<ce>H2O</ce>を<math>20\,^\circ\mathrm{C}</math>の<math>\{x\}</math>に<math>10\%</math>注ぐ。",
+        "H2Oを20 °Cの{x}に10%注ぐ。",
+    ),
+    "entities in formulas are signs": ("<math>a &lt; b</math>である。", "a < bである。"),
+    "a sentence goes with a formula that plain signs cannot show": (
+        r"茶は木。任意の<math>\sqrt{n}</math>について、<math>\int f</math>である。花は白。",
+        "茶は木。花は白。",
+    ),
+    "a sentence goes with a number that nobody can compute": (
+        "茶は木。畑は{{formatnum:{{#expr:2*3}}}}枚。花は白。",
+        "茶は木。花は白。",
+    ),
+    "a formula in brackets goes alone": (r"比（<math>\sqrt{n}</math>）を測る。", "比を測る。"),
     "nowiki shows its markup": ("<nowiki>[[茶]]と{{x}}と''と&lt;</nowiki>を書く。", "[[茶]]と{{x}}と''と<を書く。"),
     "code in a line keeps its text": ("<code>x = '''1''' &amp; y</code>と書く。", "x = 1 & yと書く。"),
     "blocks of code go": (
@@ -200,6 +220,8 @@ RULES = {
     "bold and italic quotes go": ("'''茶'''は''木''の'''''葉'''''。", "茶は木の葉。"),
     "entities are decoded once": ("&eacute;&#33590;&#x8336;&amp;lt;&nbsp;と&unknown;。", "é茶茶&lt; と&unknown;。"),
     "entities of private and control characters go": ("茶&#xE000;&#0;&#1;は木。", "茶\ufffdは木。"),
+    "entities of markup show it": ("&lt;ref&gt;は&#91;&#91;茶&#93;&#93;と&#42;だ。", "<ref>は[[茶]]と*だ。"),
+    "line ends of other programs go": ("茶\x85は\u2028木\t。", "茶は木 。"),
     "private characters of the page go": ("茶\ue000\ue001\ue010は\uf8ff木。", "茶は木。"),
     "magic words go": ("__NOTOC__茶は木。__目次非表示__", "茶は木。"),
     "variants show their text": ("茶-{}-は-{木}-で-{zh-hans:叶; zh-hant:葉}-。", "茶は木で叶。"),
@@ -216,18 +238,42 @@ def test_rule(wikitext, prose):
 
 
 def test_lines_of_a_paragraph_are_joined_without_a_space_but_between_western_words():
-    assert clean("茶は\n木である。\n\ngreen\ntea and\n茶") == ["茶は木である。", "green tea and茶"]
+    assert clean("茶は\n木である。\n\ngreen\ntea and\n茶。") == ["茶は木である。", "green tea and茶。"]
 
 
 def test_a_comment_on_its_own_line_does_not_part_a_paragraph():
     assert clean("茶は\n<!-- 木か -->\n木である。") == ["茶は木である。"]
 
 
-def test_list_items_stay_only_when_they_are_sentences():
-    page = "* 緑茶\n* 紅茶は発酵させる。\n# 湯を注ぐ（熱いもの。）\n** これは何か？\n: 字下げの文である．\n:: 一覧"
-    page += "\n*「飲む。」\n# か?"
-    kept = ["紅茶は発酵させる。", "湯を注ぐ（熱いもの。）", "字下げの文である．"]
-    assert clean(page) == [*kept[:2], "これは何か？", kept[2]]
+ITEMS = {
+    "* 紅茶は発酵させる。": "紅茶は発酵させる。",
+    "# 湯を注ぐ（熱いもの。）": "湯を注ぐ（熱いもの。）",
+    "** これは何か？": "これは何か？",
+    ": 字下げの文である．": "字下げの文である．",
+    "\u3000字下げの文である。": "字下げの文である。",
+    "* 茶の木。葉を摘んで蒸す": "茶の木。葉を摘んで蒸す",
+    "* 茶の一つ。→[[緑茶]]": "茶の一つ。",
+    "* 茶を飲むこと。 - [[喫茶]]": "茶を飲むこと。",
+    "* 一番茶<br>春に摘む茶。<br/>夏の茶は、<br>濃い。": ["春に摘む茶。", "夏の茶は、濃い。"],
+}
+NO_ITEMS = ["* 緑茶", ":: 茶の一覧", "# か?", "*「飲む。」", "* 茶業組合設立。", "* 『また、茶の間で。』（1901年）"]
+NO_ITEMS += [
+    "* また、茶の間で。（1901年、茶野役）",
+    "* お茶にしよう！",
+    "* {{flag|x}}は1901年に茶を植えた。",
+    "* さて、茶とは",
+]
+
+
+@pytest.mark.parametrize("item", ITEMS)
+def test_a_list_item_stays_when_it_is_a_sentence(item):
+    prose = ITEMS[item]
+    assert clean(f"茶は木。\n{item}\n木。") == ["茶は木。", *([prose] if isinstance(prose, str) else prose), "木。"]
+
+
+@pytest.mark.parametrize("item", NO_ITEMS)
+def test_a_list_item_goes_when_it_is_a_name_or_a_fragment(item):
+    assert clean(f"茶は木。\n{item}\n木。") == ["茶は木。", "木。"]
 
 
 def test_of_a_definition_the_term_goes():
@@ -237,20 +283,48 @@ def test_of_a_definition_the_term_goes():
     ]
 
 
-def test_a_line_break_ends_a_paragraph_and_keeps_the_item_around_it():
-    assert clean("茶を摘む。<br />葉を蒸す。\n* 春\n* 一番茶<br>春に摘む茶。") == [
+def test_a_line_break_ends_a_paragraph_unless_a_sentence_goes_on():
+    assert clean("茶を摘む。<br />葉を蒸す。<br>湯を注ぎ、<br>\n飲む。") == [
         "茶を摘む。",
         "葉を蒸す。",
-        "春に摘む茶。",
+        "湯を注ぎ、飲む。",
     ]
+
+
+def test_a_picture_parts_paragraphs_unless_a_sentence_goes_on():
+    picture = "\n[[ファイル:a.jpg|thumb|茶の図。]]\n"
+    assert clean(f"茶は木である。{picture}葉を{picture}蒸す。") == ["茶は木である。", "葉を蒸す。"]
+
+
+@pytest.mark.parametrize("between", ["{|\n| 表\n|}", ": <math>x = 1</math>", "<math>x = 1</math>", "* 緑茶\n* 紅茶"])
+def test_what_is_left_of_a_sentence_around_a_formula_table_or_list_goes(between):
+    page = f"茶は木。葉は、\n{between}\nで表される。花は白。\n\nたとえば、\n{between}\n\nなどがある。\n\n根は深い。"
+    assert clean(page) == ["茶は木。", "花は白。", "根は深い。"]
+
+
+@pytest.mark.parametrize(
+    "line", ["緑茶", "茶の主な産地", "茶野 一郎（ちゃの いちろう）", "主な産地は以下の通り：", "が、茶"]
+)
+def test_a_line_that_is_no_sentence_goes(line):
+    assert clean(f"茶は木。\n\n{line}\n\n木。") == ["茶は木。", "木。"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "茶は南の国々で栽培される",
+        "産地は次の三つの国に分かれる：",
+        "茶は一年中緑の葉をつける（根も枯れない）",
+        "Tea is a plant.",
+    ],
+)
+def test_a_line_without_a_stop_stays_when_it_ends_like_a_sentence(line):
+    assert clean(f"茶は木。\n\n{line}\n\n木。") == ["茶は木。", line, "木。"]
 
 
 def test_quotations_in_blocks_are_paragraphs():
-    assert clean("彼は書いた。{{Quote|茶は薬である。|茶の本}}\n{{Indent|一覧}}続く。") == [
-        "彼は書いた。",
-        "茶は薬である。",
-        "続く。",
-    ]
+    page = "彼は書いた。{{Quote|茶は薬である。|茶の本}}\n{{Indent|一覧}}続く。彼も、<blockquote>葉は苦い。</blockquote>と書く。"
+    assert clean(page) == ["彼は書いた。", "茶は薬である。", "続く。", "葉は苦い。"]
 
 
 def test_blocks_part_paragraphs():
@@ -267,7 +341,7 @@ def test_rules_and_rows_without_a_table_go():
 
 
 def test_paragraphs_without_a_word_go():
-    assert clean("。\n\n（{{x}}）\n\n→\n\n茶") == ["茶"]
+    assert clean("。\n\n（{{x}}）\n\n→。\n\n茶。") == ["茶。"]
 
 
 # ---------------------------------------------------------------- sections
@@ -296,12 +370,14 @@ UNCLOSED = {
     "a template with one brace costs itself": ("茶（{{lang|en|tea}、ちゃ）は木。", ["茶（ちゃ）は木。"]),
     "an infobox costs its lines": ("{{基礎情報 茶\n|名 = 茶\n|色 = {{色|緑}}\n'''茶'''は木。", ["茶は木。"]),
     "a table costs its rows": ("茶。\n{| class=x\n| 列\n木。", ["茶。", "木。"]),
-    "a ref costs its line": ("茶<ref>本の題\n\n木<ref>本</ref>。", ["茶", "木。"]),
+    "a ref costs its line": ("茶。<ref>本の題\n\n木<ref>本</ref>。", ["茶。", "木。"]),
     "a ref ends at the next one": ("茶<ref>本の題は木<ref>本</ref>である。", ["茶である。"]),
-    "a ref ends at a heading": ("茶<ref>本\n\n木。\n== 葉 ==\n葉</ref>。", ["茶", "木。", "葉。"]),
+    "a ref ends at a heading": ("茶。<ref>本\n\n木。\n== 葉 ==\n葉</ref>。", ["茶。", "木。", "葉。"]),
     "a comment costs its line": ("茶<!-- 本\n木。", ["茶木。"]),
     "a link costs its brackets": ("[[茶は木。\n\n葉]]である。", ["茶は木。", "葉である。"]),
     "a tag costs itself": ("<div>茶は<b>木。", ["茶は木。"]),
+    "a formula costs its line": ("茶。<math>n\n木。", ["茶。木。"]),
+    "a parameter costs its line": ("茶。{{{1|x\n木。", ["茶。木。"]),
     "a gallery costs its line": ("茶。<gallery>\n木。", ["茶。木。"]),
     "nothing passes a heading": ("茶。{{x\n== 木 ==\n木}}。[[葉\n== 根 ==\n根]]。", ["茶。", "木。葉", "根。"]),
     "closers alone go": ("茶}}は]]木|}。\n|}\n</ref>葉。</div>", ["茶は木|}。", "葉。"]),
@@ -329,6 +405,11 @@ OPENERS = [
     "\n=", "\n==a==", "\n*",
     "\n;a:", "|", "\n|", "\n", "\n\n", " ", "\n ", "<br>", "]]", "}}", "\n|}", "-->", "</ref>", "\ue000",
     "{{a [[b|c]] {{d}}\n",
+    "<math>n</math>", "茶<math>\\sqrt n</math>。", "\n:<math>\\sqrt n</math>\n", "（<math>\\sqrt n</math>）",
+    "<math>^{",
+    "{{{1|", "{{{1|x}}}", "{{#expr:1}}", "、\n", "、\n\n", "茶は<br>", "\n* 茶、<br>", "う（", "。→", "\n* 。」",
+    "は緑。",
+    "[] ", "][", "る:", "　", "\n;", "\n:",
 ]  # fmt: skip
 NESTINGS = {"{{": "}}", "{{lang|en|": "}}", "[[a|": "]]", "\n{|": "\n|}", "{{lang|en|[[a|": "]]}}", "<div>": "</div>"}
 NESTINGS |= {"<ref>": "</ref>", "-{": "}-", "（": "）", "<table>": "</table>", "（{{x}}": "）"}
@@ -337,6 +418,10 @@ PATHOLOGICAL |= {a + "..." + b: a * 10_000 + "茶は木。" + b * 10_000 for a, 
 PATHOLOGICAL["mixture"] = "".join(OPENERS) * 400
 PATHOLOGICAL["one long line of openers"] = "<!--" * 400_000
 PATHOLOGICAL["long attribute"] = "<div " + 'a="b" ' * 20_000
+PATHOLOGICAL["powers in a formula"] = "<math>^{" + "+" * 100_000 + "</math>"
+PATHOLOGICAL["brackets before a doubled one"] = "[]" * 50_000 + " ]]"
+PATHOLOGICAL["signs of an item before a break"] = ":" * 100_000 + "\n茶<br>木。"
+PATHOLOGICAL["blank lines in a sentence"] = "茶、" + "\n" * 100_000 + "* 木"
 PATHOLOGICAL["spaces before a mark"] = "茶、" + " " * 100_000 + "{{x}}木"
 
 
@@ -356,7 +441,8 @@ FRAGMENTS = [
     "lang|en|", "ファイル:", "http://a.jp", "（", "）", "「", "」", "、", "。", ":", ";", "*", "#", "茶",
     "a", " ", "\ue000", "\ue001", "\ue012",
     "&#xE000;", "&nbsp;", "<table>", "</table>", "<math>", "</math>", "ルビ|茶|ちゃ", "仮リンク|茶",
-    "label=", "formatnum:", "英: ", "1",
+    "label=", "formatnum:", "{{{1|", "}}}", "<math>\\sqrt", "</math>", "{{#expr:1}}", "は", "る", "→", "<br>\n",
+    "英: ", "1",
 ]  # fmt: skip
 
 
@@ -369,7 +455,7 @@ def test_no_fragments_of_markup_survive(page):
 
 @given(st.text(alphabet="茶木葉は、。（）「」英aB1 ", min_size=1).filter(lambda text: re.search(r"\w", text)))
 def test_plain_text_stays_as_it_is(text):
-    line = "茶" + re.sub(" +", " ", text).strip()
+    line = "茶" + re.sub(" +", " ", text).strip() + "木。"
     assert clean(line) == [line]
 
 
