@@ -60,14 +60,17 @@ def _keep_outermost(found: list[tuple[int, int]], start: int, end: int) -> None:
 # ---------------------------------------------------------------- ends
 
 # A stop, further stops and the closing brackets behind it, which all stay with their sentence.
-END = re.compile(f"[{STOPS}][。｡．！？!?…‥]*[{re.escape(''.join(CLOSERS))}]*")
+END = re.compile(rf"[{STOPS}][。｡．！？!?…‥]*(?:\s*[{re.escape(''.join(CLOSERS))}])*")
 # Names with a stop in them: モーニング娘。OG, ゲスの極み乙女。
 NAME = re.compile("(?:モーニング娘|カントリー娘|ココナッツ娘|ミニモニ|ゲスの極み乙女)$")
 # Behind a noun, a particle means that the sentence goes on, as in 娘。の歌. Words that merely begin with such a
 # sign go on in hiragana (のちに, とくに, もし), what a particle marks mostly begins otherwise.
-PARTICLE = re.compile("[のはがをにともでへや](?![ぁ-ん])|の(?!ち)|を|から|まで|より|など|という|といった|って")
+PARTICLE = re.compile(r"\s*(?:[のはがをにともでへや](?![ぁ-ん])|の(?!ち)|を|から|まで|より|など|という|といった|って)")
+SAID = re.compile(r"\s+と(?:[^ぁ-ん]|い[うっ])")  # ああ！　と叫ぶ
 NO_START = frozenset("、，,;；:：。・…）」』】〉》〕］)]=＝〜～/／♪☆★")
 PROSE = re.compile("[ぁ-ん一-鿿々〆」』）)]")
+BEHIND_DOT = re.compile(r"\s+(?![a-z])|[^\x00-\u3000\d]")  # not in ファミ通.com, 毎日. jp
+KANJI_NUMBER = re.compile(r"[〇一二三四五六七八九十][．.]\s?[〇一二三四五六七八九]")
 WESTERN_END = re.compile(r"(?<![a-z])(?!(?:etc|vol|vols|eds|dept|univ|approx|fig|figs|var|subsp)\.)[a-z]{3,}\.$")
 WESTERN_START = re.compile(r"\s+[A-Z][a-z]")
 
@@ -79,13 +82,14 @@ def _ends_at_mark(text: str, place: int, end: int) -> bool:
     """
     if not PROSE.match(text, place - 1) or text[end] in "のはがをにともでへや":
         return False
-    return text[place] in "！？" or text[end].isspace()
+    return (text[place] in "！？" or text[end].isspace()) and not SAID.match(text, end)
 
 
 def _ends_at_dot(text: str, place: int, end: int) -> bool:
     """Tell whether a dot ends a sentence: "である．次に" and "the end. They" yes, "J. Smith", "３．５" no."""
     if PROSE.match(text, place - 1):
-        return text[end].isspace() or (text[end] > "\u3000" and not text[end].isdigit())
+        goes_on = PARTICLE.match(text, end) or KANJI_NUMBER.match(text, place - 1)
+        return bool(BEHIND_DOT.match(text, end)) and not goes_on
     western = WESTERN_END.search(text, max(0, place - 20), place + 1)
     return bool(western and end == place + 1 and WESTERN_START.match(text, end))
 
@@ -114,7 +118,7 @@ def _ends_quotation(text: str, quotation: tuple[int, int], start: int, end: int)
         return False
     following = text[end : end + 1]
     if text[quotation[0]] in "（(":
-        return not ("ぁ" <= following <= "ん" or following in NO_START)
+        return not (following in NO_START or PARTICLE.match(text, end))
     return not following or following.isspace() or following in "「『（("
 
 

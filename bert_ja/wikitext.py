@@ -32,13 +32,10 @@ def is_redirect(text: str) -> bool:
 # ---------------------------------------------------------------- 1. what is not wikitext
 
 ENTITY = re.compile(r"&(?:#[0-9]{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
-
-
 # &#42; and <nowiki>[[X]]</nowiki> show what would be markup: it hides in private characters until the very end.
 HIDDEN = "&[]{}|'<>*#:;=-_!"
 HIDE = {ord(c): chr(0xE010 + i) for i, c in enumerate(HIDDEN)}
 SHOW = {0xE010 + i: c for i, c in enumerate(HIDDEN)}
-HIDES = re.compile("[\ue010-\uf8ff]")
 
 
 def _entity(match: re.Match) -> str:
@@ -56,19 +53,17 @@ RAW_TAGS = (
 )
 RAW = re.compile(rf"<(?:!--|({RAW_TAGS.replace(' ', '|')})(?=[\s/>])[^<>]*>)", re.IGNORECASE)
 # A ref cannot hold a ref or a heading: reaching one of these means that its own end is missing.
-CLOSE_REF = re.compile(r"</ref\s*>|(?=<ref[\s/>]|\n=)", re.IGNORECASE)
-CLOSE = {"!--": re.compile("-->"), "ref": CLOSE_REF}
+CLOSE = {"!--": re.compile("-->"), "ref": re.compile(r"</ref\s*>|(?=<ref[\s/>]|\n=)", re.IGNORECASE)}
 CLOSE |= {tag: re.compile(rf"</{tag}\s*>", re.IGNORECASE) for tag in RAW_TAGS.split() if tag != "ref"}
 # TeX that plain signs can show: \alpha_{1} \in A -> α1 ∈ A. Any other formula leaves a hole.
 TEX_SIGNS = """
     alpha α beta β gamma γ delta δ epsilon ε varepsilon ε zeta ζ eta η theta θ iota ι kappa κ lambda λ mu μ nu ν xi ξ
     pi π rho ρ sigma σ tau τ upsilon υ phi φ varphi φ chi χ psi ψ omega ω Gamma Γ Delta Δ Theta Θ Lambda Λ Xi Ξ Pi Π
-    Sigma Σ Phi Φ Psi Ψ Omega Ω times × div ÷ pm ± cdot · le ≤ leq ≤ leqq ≤ ge ≥ geq ≥ geqq ≥ ne ≠ neq ≠ ll ≪ gg ≫
-    approx ≈ simeq ≃ sim ∼ cong ≅ equiv ≡ propto ∝ to → rightarrow → longrightarrow → mapsto ↦ leftarrow ← colon :
-    Rightarrow ⇒ Leftrightarrow ⇔ iff ⇔ infty ∞ in ∈ notin ∉ ni ∋ subset ⊂ subseteq ⊆ supset ⊃ cup ∪ cap ∩ mid |
-    setminus ∖ emptyset ∅ varnothing ∅ forall ∀ exists ∃ neg ¬ land ∧ wedge ∧ lor ∨ vee ∨ oplus ⊕ otimes ⊗ circ ∘
-    ast ∗ nabla ∇ partial ∂ hbar ℏ ell ℓ aleph ℵ angle ∠ perp ⊥ prime ′ dots … ldots … cdots … langle ⟨ rangle ⟩
-    sin sin cos cos tan tan log log ln ln exp exp dim dim mod mod
+    Sigma Σ Phi Φ Psi Ψ Omega Ω times × div ÷ pm ± cdot · le ≤ leq ≤ ge ≥ geq ≥ ne ≠ neq ≠ ll ≪ gg ≫ approx ≈ sim ∼
+    simeq ≃ cong ≅ equiv ≡ propto ∝ to → rightarrow → longrightarrow → mapsto ↦ leftarrow ← Rightarrow ⇒ colon : mid |
+    Leftrightarrow ⇔ iff ⇔ infty ∞ in ∈ notin ∉ ni ∋ subset ⊂ subseteq ⊆ supset ⊃ cup ∪ cap ∩ setminus ∖ emptyset ∅
+    varnothing ∅ forall ∀ exists ∃ neg ¬ land ∧ wedge ∧ lor ∨ vee ∨ oplus ⊕ otimes ⊗ circ ∘ ast ∗ nabla ∇ partial ∂
+    hbar ℏ angle ∠ perp ⊥ prime ′ dots … ldots … cdots … langle ⟨ rangle ⟩ sin sin cos cos tan tan log log ln ln exp exp
 """
 TEX_STYLES = "mathrm mathbf mathbb mathcal mathit text rm bf it operatorname boldsymbol left right displaystyle quad"
 TEX = dict(zip(TEX_SIGNS.split()[::2], TEX_SIGNS.split()[1::2], strict=True)) | dict.fromkeys(TEX_STYLES.split(), "")
@@ -76,7 +71,6 @@ TEX_SPACE = re.compile(r"\\[,;:! ]|[\s~]+")
 TEX_FRACTION = re.compile(r"\\[dt]?frac *\{(\w+)\} *\{(\w+)\}")
 TEX_POWER = re.compile(r"\^ *\{([^{}]*[+/-][^{}]*)\}")
 TEX_COMMAND = re.compile(r"\\(?:([A-Za-z]+)|([{}%#]))")
-NO_PLAIN_FORMULA = re.compile(r"[\\&]|</?[a-z]{2}")
 MAX_TEX = 200  # characters
 
 
@@ -85,7 +79,7 @@ def _formula(tex: str) -> str:
     text = TEX_FRACTION.sub(r"\1/\2", TEX_SPACE.sub(" ", tex[: MAX_TEX + 1]))
     text = TEX_COMMAND.sub(lambda sign: (sign[2] or TEX.get(sign[1], sign[0])).translate(HIDE), text)
     text = re.sub("[{}_]", "", TEX_POWER.sub(r"^(\1)", text)).replace("^∘", "°").strip()
-    return HOLE if len(tex) > MAX_TEX or NO_PLAIN_FORMULA.search(text) else text.translate(HIDE)
+    return HOLE if len(tex) > MAX_TEX or re.search(r"[\\&]|</?[a-z]{2}", text) else text.translate(HIDE)
 
 
 def _raw_text(tag: str, attributes: str, body: str) -> str:
@@ -94,44 +88,32 @@ def _raw_text(tag: str, attributes: str, body: str) -> str:
         return body.replace("\n", " ").translate(HIDE)
     if tag in ("math", "chem", "ce"):
         return _formula(body)
-    return "" if tag == "!--" else MARK
-
-
-def _raw_end(text: str, tag: str, start: int, unclosed: set[str]) -> tuple[int, int] | None:
-    """Find where an element's body and its end tag end, or None; a tag in `unclosed` is never looked for again."""
-    found = None if tag in unclosed else CLOSE[tag].search(text, start)
-    if found is None:
-        unclosed.add(tag)
-        return None
-    return found.span() if found.group() else None
-
-
-def _line_end(text: str, start: int) -> int:
-    end = text.find("\n", start)
-    return len(text) if end < 0 else end
+    return MARK
 
 
 def _raw_element(text: str, opener: re.Match, unclosed: set[str]) -> tuple[str, int]:
     """Return what the element behind an opener leaves in the page, and where the text goes on.
 
-    An element that is never closed costs its line, up to the next opener, and no more.
+    An element that is never closed costs its line, up to the next opener, and no more; the end tag of those in
+    `unclosed` is never looked for again.
     """
-    tag, start, body = (opener[1] or "!--").lower(), opener.start(), opener.end()
+    tag, body = (opener[1] or "!--").lower(), opener.end()
     if opener[0].endswith("/>"):
         return MARK, body
-    span = _raw_end(text, tag, body, unclosed)
-    if span is None:
+    closer = None if tag in unclosed else CLOSE[tag].search(text, body)
+    if not closer or not closer[0]:
+        unclosed |= set() if closer else {tag}
         next_opener = RAW.search(text, body)
         limit = next_opener.start() if next_opener else len(text)
         newline = text.find("\n", body, limit)  # within the limit, or a line of openers would be read once for each
         return MARK, limit if newline < 0 else newline
-    end = span[1]
-    # A comment on a line of its own takes the line with it, or it would part a paragraph.
-    if tag == "!--" and text[start - 1 : start] in ("", "\n") and text[end : end + 1] == "\n":
-        end += 1
-    if tag == "math" and text[start - 1 : start] == "\n" and text[end : end + 1] == "\n":
+    end = closer.end()
+    alone = text[opener.start() - 1] == "\n" and text[end : end + 1] == "\n"
+    if tag == "!--":  # on a line of its own it takes the line with it, or it would part a paragraph
+        return "", end + alone
+    if tag == "math" and alone:
         return HOLE, end
-    return _raw_text(tag, opener[0], text[body : span[0]]), end
+    return _raw_text(tag, opener[0], text[body : closer.start()]), end
 
 
 def _drop_raw(text: str) -> str:
@@ -258,16 +240,18 @@ class _Expander:
         self.parts = BRACKETS.split("".join(SIMPLE_LINK.split(section)))
         self.pairs = _match_brackets(self.parts)
 
-    def text(self, start: int, end: int, depth: int = 0) -> str:
-        """Return parts[start:end] with all brackets expanded; `start` is the place of a text, an even number."""
-        out = []
+    def text(self) -> str:
+        """Return the section with all brackets expanded."""
+        return "".join(self._pieces(0, len(self.parts)))
+
+    def _pieces(self, start: int, end: int, depth: int = 0) -> Iterator[str]:
+        """Yield texts of parts[start:end] and what the brackets between them show, in turn; `start` is even."""
         while start < end:
-            out.append(self.parts[start])
+            yield self.parts[start]
             start += 1
             if start < end:
                 expanded, start = self._bracket(start, end, depth)
-                out.append(expanded)
-        return "".join(out)
+                yield expanded
 
     def _bracket(self, start: int, end: int, depth: int) -> tuple[str, int]:
         """Expand the bracket at `start`; return its text and the place of the text after it."""
@@ -291,29 +275,25 @@ class _Expander:
         """
         if kind != "{{":
             return ("\n" if kind in ("\n", "{|", "|}") else ""), start + 1
-        after, place = self.parts[start + 1], start + 1
-        if 0 <= after.find("}") < _line_end(after, 0):
-            self.parts[place] = after.partition("}")[2]
+        place = start + 1
+        if "}" in self.parts[place].partition("\n")[0]:
+            self.parts[place] = self.parts[place].partition("}")[2]
             return MARK, place
         while place < end and "\n" not in self.parts[place]:
             place = self.pairs.get(place, place) + 1
         if place % 2:  # the line ends at a bracket, or with the text: nothing of the piece before it is left
             place -= 1
             self.parts[place] = ""
-        self.parts[place] = self.parts[place][_line_end(self.parts[place], 0) :]
+        self.parts[place] = "".join(self.parts[place].partition("\n")[1:])
         return MARK, place
 
     def _arguments(self, start: int, end: int, depth: int) -> list[str]:
         """Return the arguments between two brackets, cut at the bars that are their own, expanded."""
         arguments = [[]]
-        while start < end:
-            first, *others = self.parts[start].split("|")
+        for number, piece in enumerate(self._pieces(start, end, depth)):
+            first, *others = [piece] if number % 2 else piece.split("|")
             arguments[-1].append(first)
             arguments.extend([other] for other in others)
-            start += 1
-            if start < end:
-                expanded, start = self._bracket(start, end, depth)
-                arguments[-1].append(expanded)
         return ["".join(argument).strip() for argument in arguments]
 
     def _link(self, start: int, end: int, depth: int) -> str:
@@ -332,7 +312,7 @@ class _Expander:
         if colon and name.strip().lower() in PARSER_FUNCTIONS:
             expanded = self._arguments(start, end, depth)[0].partition(":")[2].strip()
             return PARSER_FUNCTIONS[name.strip().lower()](expanded) or MARK
-        show = _rule((name + colon + value).strip().lower().replace("_", " "))
+        show = _rule((name + colon + value).strip().lower().replace(" ", "_"))
         if show is None:
             return MARK
         if isinstance(show, str):
@@ -344,7 +324,7 @@ class _Expander:
 
 
 class _Arguments:
-    """Arguments of a template: ["a", "label=b", "2=c"] -> at(0) == "a", at(1) == "c", named("label") == "b"."""
+    """Arguments of a template: ["a", "label=b", "2=c"] -> at(0) == "a", at(1) == "c", by_name["label"] == "b"."""
 
     # HTML attributes (<span style="...">) are no names: a name is a word.
     NAME = re.compile(r"\s*(\w[\w \-]{0,20}?)\s*=")
@@ -360,16 +340,10 @@ class _Arguments:
                 self.positional.append(argument)
 
     def at(self, place: int) -> str:
-        """Return a positional argument, or "" if it is not there."""
-        if place < 0:
-            return self.positional[place] if self.positional else self.by_name.get("1", "")
-        if place < len(self.positional):
+        """Return a positional argument, -1 being the last one, or "" if it is not there."""
+        if place < len(self.positional) and self.positional:
             return self.positional[place]
-        return self.by_name.get(str(place + 1), "")
-
-    def named(self, name: str) -> str:
-        """Return a named argument, or "" if it is not there."""
-        return self.by_name.get(name, "")
+        return self.by_name.get(str(max(place, 0) + 1), "")
 
 
 def _ruby(base: str, *readings: str) -> str:
@@ -402,14 +376,7 @@ def _format_number(number: str) -> str:
     return f"{int(whole):,}{point}{rest}" if re.fullmatch(r"-?[0-9]{1,30}", whole) else number
 
 
-PARSER_FUNCTIONS: dict[str, Callable[[str], str]] = {
-    "#expr": lambda text: HOLE,
-    "formatnum": _format_number,
-    "lc": str.lower,
-    "uc": str.upper,
-    "lcfirst": lambda text: text[:1].lower() + text[1:],
-    "ucfirst": lambda text: text[:1].upper() + text[1:],
-}
+PARSER_FUNCTIONS: dict[str, Callable[[str], str]] = {"#expr": lambda text: HOLE, "formatnum": _format_number}
 
 # Names in lower case, spaces written as _. What shows its first argument: fonts and pronunciation, sizes and styles,
 # words of a language, links to other Wikipedias; and those that _rule() knows by their ends.
@@ -422,40 +389,33 @@ SHOWS_FIRST = """
     hi ur bn ta th vi id ms ko zh ja eo eu ca gl cy ga gd mn ka hy az kk uz ky tl km lo my ne si am sw af yi bo
     nihongo 未訳 日本語版にない記事リンク 訳語疑問点 太字 斜体 smallcaps huge script serif pron-en
 """
-SHOWS_SECOND = """
-    lang rtl-lang wikt-lang color font_color fontcolor 色 背景色 fontsize font-size resize size weight
-    audio audio-ipa 拡張漢字
-"""
-SHOWS_LAST = "transl translit 翻字 llang langwithname rtl-langwithname interlang"
+SHOWS_SECOND = "lang rtl-lang wikt-lang color font_color fontcolor 色 背景色 fontsize font-size resize audio audio-ipa"
+SHOWS_LAST = "transl translit 翻字 llang langwithname rtl-langwithname interlang 拡張漢字"
 RUBY = "ルビ ruby ふりがな 振り仮名 読み仮名 読み仮名_ruby不使用"
 BLOCK_QUOTES = "quote quotation cquote blockquote squote 引用 引用文"
+JOINED = "chem chem2 化学式 gaps ipac-en"
 BLOCK_LINES = "indent 字下げ center centre"  # shown like a line with ":" before it
 SIGNS = {"!": "|", "=": "=", "・": "・", "·": "·", "snd": " – ", "ndash": "–", "mdash": "—", "spaces": " ", "sp": " "}
 SIGNS |= {"―": "――", "ダッシュ": "――", "'": "'", "colon": ":", "0": "", "-": "", "clear": ""}
 SIGNS |= dict.fromkeys(["nbsp", "space", "thinsp"], " ") | {"dot": "・", "くの字点": "〳〵", "currentyear": HOLE}
 
 
-def _names(names: str) -> list[str]:
-    return [name.replace("_", " ") for name in names.split()]
-
-
 Rule = str | Callable[[_Arguments], str]
 TEMPLATES: dict[str, Rule] = dict(SIGNS)
-TEMPLATES |= dict.fromkeys(_names(SHOWS_FIRST), lambda arguments: arguments.at(0))
-TEMPLATES |= dict.fromkeys(_names(SHOWS_SECOND), lambda arguments: arguments.at(1) or arguments.named("text"))
-TEMPLATES |= dict.fromkeys(_names(SHOWS_LAST), lambda arguments: arguments.at(-1))
-TEMPLATES |= dict.fromkeys(_names(RUBY), lambda arguments: _ruby(arguments.at(0), *arguments.positional[1:]))
-TEMPLATES |= dict.fromkeys(_names(BLOCK_QUOTES), lambda arguments: DIVIDER + arguments.at(0) + DIVIDER)
-TEMPLATES |= dict.fromkeys(_names(BLOCK_LINES), lambda arguments: f"\n:{arguments.at(0)}\n")
-JOINED = "chem chem2 化学式 gaps ipac-en"
+TEMPLATES |= dict.fromkeys(SHOWS_FIRST.split(), lambda arguments: arguments.at(0))
+TEMPLATES |= dict.fromkeys(SHOWS_SECOND.split(), lambda arguments: arguments.at(1) or arguments.by_name.get("text", ""))
+TEMPLATES |= dict.fromkeys(SHOWS_LAST.split(), lambda arguments: arguments.at(-1))
+TEMPLATES |= dict.fromkeys(RUBY.split(), lambda arguments: _ruby(arguments.at(0), *arguments.positional[1:]))
+TEMPLATES |= dict.fromkeys(BLOCK_QUOTES.split(), lambda arguments: DIVIDER + arguments.at(0) + DIVIDER)
+TEMPLATES |= dict.fromkeys(BLOCK_LINES.split(), lambda arguments: f"\n:{arguments.at(0)}\n")
 TEMPLATES |= dict.fromkeys(JOINED.split(), lambda arguments: "".join(arguments.positional))
 TEMPLATES |= dict.fromkeys(["convert", "cvt"], _convert)
 TEMPLATES |= dict.fromkeys(["sfrac", "frac", "分数"], _fraction)
 TEMPLATES |= dict.fromkeys(
-    ["仮リンク", "ill2", "ill", "link-interwiki", "リンク仮"],
-    lambda arguments: arguments.named("label") or arguments.at(0),
+    ["仮リンク", "ill2", "ill", "リンク仮"],
+    lambda arguments: arguments.by_name.get("label") or arguments.at(0),
 )
-TEMPLATES |= dict.fromkeys(["val", "数値"], lambda arguments: arguments.at(0) + arguments.named("ul"))
+TEMPLATES |= dict.fromkeys(["val", "数値"], lambda arguments: arguments.at(0) + arguments.by_name.get("ul", ""))
 
 
 def _rule(name: str) -> Rule | None:
@@ -543,7 +503,7 @@ def _drop_inline(text: str) -> str:
 
 ITEM_SIGNS = "*#:; \u3000"
 # Most marks can just go: those that do not stand between opening and closing punctuation. A line begins by opening.
-BEFORE = re.escape('（(「『【〈《“"[、,，;；:：・/／*#\n')
+BEFORE = re.escape('（(「『【〈《“"[、,，;；:：・/／。*#\n')
 BEHIND = re.escape('、,，;；:：・/／)）」』】〉》”"]。．')
 IDLE = re.compile(rf"{MARK}(?:(?<![{BEFORE}]{MARK})|(?![{BEHIND}]))")
 BETWEEN_WORDS = re.compile(rf"{MARK}(?<=[A-Za-z0-9.,;:)]{MARK})(?=[A-Za-z0-9(])")
@@ -552,7 +512,8 @@ M = f" ?{MARK} ?"
 MENDINGS = [
     # the label that announced it: （英: MARK、米: tea） -> （MARK、米: tea）;
     (re.compile(rf"(?<=[（(、,，;； ])[一-龠ァ-ヶーa-zA-Z・]{{1,12}} ?[:：]{M}(?=[、,，;；)）])"), MARK),
-    (re.compile(rf"(?<=[、,，;；・/／]){M}[、,，;；・/／]"), MARK),  # the second of two separators;
+    # one of two separators;
+    (re.compile(rf"(?<=[、,，;；・/／]){M}[、,，;；・/／]|(?<=。){M}。|[、,，・]{M}(?=。)"), MARK),
     (re.compile(rf"[、,，;；:：・/／]{M}(?=[)）」』])"), MARK),  # the separator left at a bracket's end,
     (re.compile(rf"(?<=[（(「『]){M}[、,，;；:：・/／]"), MARK),  # or at its beginning;
     (re.compile(rf" ?(?:（{M}）|\({M}\)|「{M}」|『{M}』|【{M}】|〈{M}〉|《{M}》|“{M}”|\"{M}\"|\[{M}\]) ?"), MARK),
@@ -564,8 +525,7 @@ MENDINGS += [(re.compile(rf"(\n[{ITEM_SIGNS}]*){MARK}[、。，．,;；:：・)�
 SPACES = re.compile("  +")
 RESIDUE = re.compile(
     r"(?<![\[\]{}])(?=[\[\]{}]*?(?:\[\[|\]\]|\{\{|\}\}))[\[\]{}]+"
-    r"|</?(?:ref|br|small|span|div|nowiki)\b[ /]*",
-    re.IGNORECASE,
+    r"|(?i:</?(?:ref|br|small|span|div|nowiki)\b[ /]*)"
 )
 MAY_BE_RESIDUE = re.compile(r"\[\[|\]\]|\{\{|\}\}|<")  # far quicker to look for
 
@@ -576,6 +536,7 @@ def _mend(text: str) -> str:
     >>> _mend("\n水（英: \ue000、みず）は")
     '\n水（みず）は'
     """
+    text = text.replace(MARK + " - ", " - ")  # 1901年(mark) - 1999年
     text = MARK.join(filter(None, (piece.strip(" ") for piece in text.split(MARK))))
     text = IDLE.sub("", BETWEEN_WORDS.sub(" ", text))
     if MARK in text:
@@ -586,7 +547,7 @@ def _mend(text: str) -> str:
 
 
 # A formula on a line of its own is no part of a sentence, and in brackets no part that is missed.
-FORMULA_LINE = re.compile(rf"\n[{ITEM_SIGNS}]*{HOLE}[{HOLE}{MARK}{BREAK}、。,. ]*(?=\n|\Z)")
+FORMULA_LINE = re.compile(rf"\n[{ITEM_SIGNS}]*{HOLE}[{HOLE}{MARK}、。,. ]*(?=\n|\Z)")
 FORMULA_IN_BRACKETS = re.compile(rf"{HOLE}(?<=[（(]{HOLE})(?=[）)])")
 CLOSING = re.escape('」』）)】〉》”"’]')
 STOP = re.compile(rf"[。．][{CLOSING}]*|(?=\n)")
@@ -608,19 +569,15 @@ def _drop_broken(text: str) -> str:
 # What ends like this goes on behind a line break, a picture or a blank line, but not behind an item or a row.
 OPEN_END = tuple("、，はがをにのとへも")
 JOINT = re.compile(rf"{BREAK}(?<=[{''.join(OPEN_END)}]{BREAK})\n?(?![{ITEM_SIGNS}|!])")
+# <br> parts a plain line as a blank line does, and an item into items: "*甲(break)乙" -> "*甲\\n*乙".
 BROKEN_LINE = re.compile(rf"\n([{ITEM_SIGNS}]*+)([^\n{BREAK}]*+{BREAK}[^\n]*)")
-
-
-def _break_line(line: re.Match) -> str:
-    """<br> parts a plain line as a blank line does, and an item into items: "*甲(break)乙" -> "*甲\n*乙"."""
-    return "\n" + line[1] + line[2].replace(BREAK, "\n" + (line[1] or "\n"))
 
 
 def _finish(text: str) -> str:
     """Remove what is left of broken markup, broken sentences and all marks."""
     text = JOINT.sub("", text.replace("\n ", "\n:"))
     if BREAK in text:
-        text = BROKEN_LINE.sub(_break_line, text)
+        text = BROKEN_LINE.sub(lambda line: "\n" + line[1] + line[2].replace(BREAK, "\n" + (line[1] or "\n")), text)
     if MAY_BE_RESIDUE.search(text):
         text = RESIDUE.sub(MARK, text)
     if HOLE in text:
@@ -645,11 +602,6 @@ VERB_END = re.compile(r".{11,}[うくぐすつぬぶむるいただ](?:（[^（�
 FRAGMENT = re.compile("※?[はがをにのもとで、](?![ぁ-ん])|である|など|という")
 
 
-def _is_sentence(item: str) -> bool:
-    """Tell a sentence from a name in a list: "海に面する。" -> True, "高村 光" -> False."""
-    return len(item) >= MIN_ITEM and bool(ITEM_STOP.search(item) and HIRAGANA.search(item))
-
-
 def _prose(text: str) -> str:
     """Return the whole sentences of a paragraph: "は緑。茶は木。たとえば、" -> "茶は木。"."""
     if FRAGMENT.match(text):
@@ -660,11 +612,12 @@ def _prose(text: str) -> str:
 
 
 def _item_prose(line: str) -> str:
-    """Return the sentences of a list item; of "; 語: 説明。" the part behind the colon."""
+    """Return the sentences of a list item, "* 海に面する。", none of "* 高村 光"; of "; 語: 説明。" the latter."""
     item = line.lstrip(ITEM_SIGNS)
     if ";" in line[: len(line) - len(item)]:
         item = item.partition(":")[2].strip() or item
-    return _prose(POINTER.sub("", item)) if _is_sentence(item) else ""
+    is_sentence = len(item) >= MIN_ITEM and ITEM_STOP.search(item) and HIRAGANA.search(item)
+    return _prose(POINTER.sub("", item)) if is_sentence else ""
 
 
 def _joined(lines: list[str]) -> str:
@@ -692,17 +645,13 @@ def _paragraphs(text: str) -> Iterator[str]:
 
 
 def clean(text: str) -> list[str]:
-    """Return the prose of a page, one string a paragraph: "[[水]]は'''液体'''。\\n* 表" -> ["水は液体。"].
-
-    A redirect has none.
-    """
+    """Return the prose of a page, a redirect's none, a string a paragraph: "[[水]]は液体。\\n* 表" -> ["水は液体。"]"""
     if is_redirect(text):
         return []
     text = UNWANTED.sub("", "\n" + text.replace("\r", "").replace("\u00a0", " ").replace("\t", " "))
     text = _drop_raw(ENTITY.sub(_entity, text))
     out = []
     for section in _sections(text):
-        expander = _Expander(section)
-        plain = _drop_inline(expander.text(0, len(expander.parts)))
+        plain = _drop_inline(_Expander(section).text())
         out += [paragraph for paragraph in _paragraphs(plain) if HAS_WORD.search(paragraph)]
-    return [paragraph.translate(SHOW) for paragraph in out] if HIDES.search(text) else out
+    return [paragraph.translate(SHOW) for paragraph in out] if re.search("[\ue010-\uf8ff]", text) else out

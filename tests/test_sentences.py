@@ -29,13 +29,22 @@ CASES = {
     "a short quotation in a long one is still protected": ["（茶は「木。葉。」だ。", f"{LONG}。）", "次。"],
     "brackets that cross protect what they can": ["「茶（木。」葉。）", "次。"],
     "a remark in parentheses behind a stop stands alone": ["茶は木だ。", "（葉は緑だ。）", "花は白い。"],
+    "a remark in parentheses ends before hiragana too": [
+        "（葉は緑だ。）",
+        "しかし花は白い。",
+        "（木だ。）",
+        "その茶。",
+    ],
+    "a remark that a particle follows goes on": ["（葉は緑だ。）と書く。", "(how are you?) を読む。"],
     "speech behind speech stands alone": ["「茶だ。」", "「木だ。」", "「葉だ。」と言う。"],
     # question and exclamation marks
     "marks behind prose end a sentence": ["茶か？", "木だ！", "葉。"],
     "marks in names end nothing": ["ハイキュー!!を見る。", "Yahoo!ニュースを読む。", "サザンクロス！開幕。"],
     "a particle behind a mark goes on": ["らいおん！の歌と、なぜ？という本。"],
     "half-width marks need a space": ["茶か? ", "木だ!葉だ。"],
-    "marks before a comma or a particle go on": ["えっ！、と驚く。", "茶だ！」と。"],
+    "marks before a comma or a particle go on": ["えっ！、と驚く。", "茶だ！」と。", "茶だ！　と叫ぶ。"],
+    "a mark before a word that begins like a particle ends a sentence": ["茶だ！　", "ところが木だ。"],
+    "a closing bracket never begins a sentence": ["茶だ。 」", "木だ。　）」", "葉。"],
     # names with a stop
     "a particle behind a noun with a stop goes on": ["モーニング娘。の歌。", "娘。が歌う。", "娘。、踊る。"],
     "a known name goes on before anything": ["モーニング娘。OG会。", "ゲスの極み乙女。新曲。"],
@@ -49,7 +58,9 @@ CASES = {
     ],
     # dots
     "a full-width dot behind prose ends a sentence": ["茶である．", "木である．"],
-    "numbers keep their dots": ["値は３．１４と3.14である。"],
+    "numbers keep their dots": ["値は３．１４と3.14と八．五である。"],
+    "addresses keep their dots": ["茶話.com と茶の間. jp を読む。"],
+    "a dot before a particle goes on": ["Time (tea). と読む。"],
     "a western sentence ends before a capital": ["Tea is a plant.", "It grows. 茶。"],
     "abbreviations and initials end nothing": ["A. Sato et al. wrote, e.g. Tea, vol. 3. And so on."],
 }

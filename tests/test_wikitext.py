@@ -171,6 +171,8 @@ RULES = {
     "a comma at the start of a bracket goes": ("茶（{{x}}、ちゃ）は木。", "茶（ちゃ）は木。"),
     "a comma at the end of a bracket goes": ("茶（ちゃ、{{x}}）は木。", "茶（ちゃ）は木。"),
     "one of two commas goes": ("茶（ちゃ、{{x}}、さ）は木。", "茶（ちゃ、さ）は木。"),
+    "one of two stops goes": ("茶は木。{{x}}。葉は緑、{{x}}。実は・{{x}}。", "茶は木。葉は緑。実は。"),
+    "a dash keeps its spaces": ("茶野（1901年{{x}} - 1999年{{x}}）は人。", "茶野（1901年 - 1999年）は人。"),
     "brackets in brackets go": ("茶（「{{x}}」）は木。", "茶は木。"),
     "a comma at the start of a line goes": ("{{x}}、茶は木。", "茶は木。"),
     "what the author left empty stays": (
@@ -323,8 +325,13 @@ def test_a_line_without_a_stop_stays_when_it_ends_like_a_sentence(line):
 
 
 def test_quotations_in_blocks_are_paragraphs():
-    page = "彼は書いた。{{Quote|茶は薬である。|茶の本}}\n{{Indent|一覧}}続く。彼も、<blockquote>葉は苦い。</blockquote>と書く。"
-    assert clean(page) == ["彼は書いた。", "茶は薬である。", "続く。", "葉は苦い。"]
+    page = "彼は書いた。{{Quote|茶は薬である。|茶の本}}\n{{Indent|一覧}}続く。"
+    assert clean(page + "彼も、<blockquote>葉は苦い。</blockquote>と書く。") == [
+        "彼は書いた。",
+        "茶は薬である。",
+        "続く。",
+        "葉は苦い。",
+    ]
 
 
 def test_blocks_part_paragraphs():
