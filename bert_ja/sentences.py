@@ -60,7 +60,8 @@ def _keep_outermost(found: list[tuple[int, int]], start: int, end: int) -> None:
 # ---------------------------------------------------------------- ends
 
 # A stop, further stops and the closing brackets behind it, which all stay with their sentence.
-END = re.compile(rf"[{STOPS}][。｡．！？!?…‥]*(?:\s*[{re.escape(''.join(CLOSERS))}])*")
+CLOSING = f"[{re.escape(''.join(CLOSERS))}]"
+END = re.compile(rf"[{STOPS}][。｡．！？!?…‥]*{CLOSING}*(?:\s+{CLOSING}+)*")
 # Names with a stop in them: モーニング娘。OG, ゲスの極み乙女。
 NAME = re.compile("(?:モーニング娘|カントリー娘|ココナッツ娘|ミニモニ|ゲスの極み乙女)$")
 # Behind a noun, a particle means that the sentence goes on, as in 娘。の歌. Words that merely begin with such a
@@ -100,13 +101,10 @@ def _ends_sentence(text: str, place: int, end: int) -> bool:
         return True
     if place == 0 or text[end] in NO_START:
         return False
-    if text[place] in "！？!?":
-        return _ends_at_mark(text, place, end)
-    if text[place] in "．.":
-        return _ends_at_dot(text, place, end)
-    if "ぁ" <= text[place - 1] <= "ん":
-        return True
-    return not (PARTICLE.match(text, end) or NAME.search(text, max(0, place - 10), place))
+    if text[place] in "。｡":
+        hiragana = "ぁ" <= text[place - 1] <= "ん"
+        return hiragana or not (PARTICLE.match(text, end) or NAME.search(text, max(0, place - 10), place))
+    return (_ends_at_dot if text[place] in "．." else _ends_at_mark)(text, place, end)
 
 
 def _ends_quotation(text: str, quotation: tuple[int, int], start: int, end: int) -> bool:
@@ -125,13 +123,13 @@ def _ends_quotation(text: str, quotation: tuple[int, int], start: int, end: int)
 def _ends(text: str) -> Iterator[int]:
     """Yield the places where sentences end."""
     start = 0
-    found = _quotations(text) if BRACKET_THAT_MATTERS.search(text) else []
-    quotations = iter([*found, (len(text), len(text))])
-    quotation = next(quotations)
+    quotations = iter(_quotations(text) if BRACKET_THAT_MATTERS.search(text) else [])
+    nowhere = (len(text), len(text))
+    quotation = next(quotations, nowhere)
     for match in END.finditer(text):
         place, end = match.span()
         while quotation[1] < place:
-            quotation = next(quotations)
+            quotation = next(quotations, nowhere)
         within = quotation[0] < place
         if _ends_quotation(text, quotation, start, end) if within else _ends_sentence(text, place, end):
             yield end
@@ -150,7 +148,7 @@ def split(paragraph: str) -> list[str]:
 # ---------------------------------------------------------------- sentences that are too long
 
 # Where to cut, best first: behind a stop, a semicolon, a comma, a closing bracket, a space.
-NO_FRESH_START = f"(?![{re.escape(''.join(CLOSERS))}、。，．])"
+NO_FRESH_START = f"(?!{CLOSING}|[、。，．])"
 CUTS = [re.compile(f"[{signs}]{NO_FRESH_START}") for signs in ("。．！？", "；;", "、，", "」』）)】", r"\s")]
 
 
