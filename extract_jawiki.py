@@ -176,7 +176,8 @@ def main(
         tqdm(total=size, unit="B", unit_scale=True, desc="extracting", delay=1) as progress,
         documents.writers((text, index)) as (writer,),
     ):
-        counts, failures = write(extracts_of(paths, num_workers, progress, inputs), writer, progress)
+        with contextlib.closing(extracts_of(paths, num_workers, progress, inputs)) as extracts:
+            counts, failures = write(extracts, writer, progress)
         if not writer.documents:
             raise cli.StageError(
                 f"{inputs[0]['name']} has no article with a sentence ({counts['pages']:,} pages, "

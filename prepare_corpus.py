@@ -43,6 +43,7 @@ def require_apart(path: Path, outputs: list[Path]) -> None:
     if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
         raise cli.StageError(f"{folder} lies in {path}, which is read: name another --output_dir")
     taken = {file.resolve() for output in outputs for file in (output, documents.index_path(output))}
+    taken |= {(folder / name).resolve() for name in (REPORT, SUMMARY)}
     if taken & {path.resolve(), documents.index_path(path).resolve()}:
         raise cli.StageError(f"{path} would be overwritten by {folder}: name another --output_dir")
 

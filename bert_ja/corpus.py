@@ -5,6 +5,7 @@ goes document by document or block by block, so that memory does not grow with t
 """
 
 import collections
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 
 from bert_ja import draws, files, inventory
 from bert_ja.cli import StageError
-from bert_ja.documents import Writer, index_path
+from bert_ja.documents import Writer, index_path, leads_back, plain_path
 from bert_ja.filters import DOCUMENT_FILTERS, Filters, Removed
 from bert_ja.inventory import Inventory
 
@@ -30,10 +31,17 @@ SHOWN_SENTENCES = 10  # in the report
 # What is read
 
 
-def _recorded(path: Path) -> list[Path]:
-    """An input and all in it that has a record."""
-    inside = path.rglob("*.meta.json") if path.is_dir() else ()
-    return [path, *(record.with_name(record.name.removesuffix(".meta.json")) for record in inside)]
+def _recorded(path: Path) -> Iterator[Path]:
+    """An input, what it was before it was compressed, and all in a folder that may have a record, behind links too."""
+    yield path
+    yield plain_path(path)
+    for folder, folders, names in os.walk(path, followlinks=True):
+        folders[:] = [name for name in folders if not leads_back(Path(folder, name))]
+        if "meta.json" in names:
+            yield Path(folder)
+        for name in names:
+            if name.endswith(".meta.json"):
+                yield Path(folder, name.removesuffix(".meta.json"))
 
 
 def origin(paths: list[Path], name: str, license: str | None, source: str | None, private: bool | None) -> dict:

@@ -352,7 +352,7 @@ def _is_passed_over(name: str) -> bool:
     return name.startswith(".") or name == "meta.json" or name.endswith((".meta.json", ".index.jsonl"))
 
 
-def _leads_back(link: Path) -> bool:
+def leads_back(link: Path) -> bool:
     """Whether a link to a folder means one that it stands in."""
     return link.is_symlink() and any(os.path.samefile(link, parent) for parent in link.absolute().parents)
 
@@ -366,7 +366,7 @@ def _entry_name(entry: os.DirEntry) -> str | None:
     except UnicodeEncodeError:
         raise StageError(f"{ascii(entry.path)} is not text, and names its document: rename it") from None
     if entry.is_dir():
-        return None if _leads_back(Path(entry.path)) else entry.name + "/"
+        return None if leads_back(Path(entry.path)) else entry.name + "/"
     if not entry.is_file():
         raise StageError(f"{entry.path} is neither a file nor a folder: move it away")
     return entry.name

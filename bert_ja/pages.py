@@ -7,6 +7,7 @@ where their results meet, so that no block size, number of workers or layout cha
 
 import array
 import bz2
+import contextlib
 import functools
 import hashlib
 import re
@@ -184,6 +185,8 @@ class _Collector:
         field = self._fields.get
         try:
             number = int(field(("page", "id")) or "")
+            if not 0 <= number < 1 << 63:
+                raise ValueError
             return Page(
                 id=number,
                 namespace=int(field(("page", "ns")) or 0),
@@ -363,13 +366,15 @@ def _map_file(
             yield function(pages)
 
     work = functools.partial(_map_block, function)
-    for head, ids, result, tail in workers.ordered_map(work, _until_damage(blocks(dump), damages), num_workers):
-        yield from shared(head)
-        if ids:
-            seams.settle()
-            seen.add_all(ids, dump.name)
-            yield result
-            yield from shared(tail)
+    found = workers.ordered_map(work, _until_damage(blocks(dump), damages), num_workers)
+    with contextlib.closing(found):  # here, and not by whoever collects garbage
+        for head, ids, result, tail in found:
+            yield from shared(head)
+            if ids:
+                seams.settle()
+                seen.add_all(ids, dump.name)
+                yield result
+                yield from shared(tail)
     if damages:
         raise damages[0]
     seams.settle(at_end=True)
@@ -388,7 +393,8 @@ def map_pages(
     seen = seen or Seen()
     seen.last = None
     try:
-        yield from _map_file(function, dump, num_workers, seen)
+        with contextlib.closing(_map_file(function, dump, num_workers, seen)) as found:
+            yield from found
     except Damage as damage:
         page = damage.page or seen.last
         where = f"after page {page}" if page is not None else "before its first page"

@@ -224,6 +224,12 @@ def test_a_page_without_a_number_is_damage(tmp_path):
     assert error_of(path).startswith("FILE is damaged after page 35 (a page without a number)")
 
 
+def test_a_page_whose_number_is_too_large_is_damage(tmp_path):
+    path = tmp_path / "wiki.xml"
+    path.write_bytes(plain(wiki_pages()).replace(b"<id>36</id>", b"<id>99999999999999999999</id>"))
+    assert error_of(path).startswith("FILE is damaged after page 35 (a page without a number)")
+
+
 @pytest.mark.parametrize(
     "data, message",
     [

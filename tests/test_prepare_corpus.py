@@ -622,3 +622,35 @@ def test_an_index_that_does_not_fit_is_refused(text, tmp_path):
     documents.index_path(text).write_text('{"id": 1, "first_line": 0, "lines": 1}\n')
     with pytest.raises(StageError, match="story.index.jsonl does not fit .*story.txt: make both again"):
         prepare(text, folder=tmp_path / "out")
+
+
+def test_a_report_never_replaces_an_input_of_its_name(tmp_path):
+    (tmp_path / "corpus.md").write_text("茶を飲む。\n木を見る。\n\n" * 5, encoding="utf-8")
+    before = (tmp_path / "corpus.md").read_bytes()
+    with pytest.raises(StageError, match="would be overwritten by"):
+        prepare_corpus.main(str(tmp_path / "corpus.md"), name="mine", output_dir=str(tmp_path))
+    assert (tmp_path / "corpus.md").read_bytes() == before
+
+
+@pytest.mark.parametrize("way", ["packed", "folder within", "linked folder"])
+def test_a_private_text_stays_private_however_it_is_named(text, tmp_path, way, capsys):
+    """A copy compressed beside the record, a folder with a record within the one named, one behind a link."""
+    given, real = tmp_path / "in", tmp_path / "real"
+    given.mkdir()
+    real.mkdir()
+    for number, (_, sentences) in enumerate(documents.documents(text)):
+        (real / f"{number}.txt").write_text("\n".join(sentences), encoding="utf-8")
+    if way == "packed":
+        given = tmp_path / "story.txt.bz2"
+        given.write_bytes(bz2.compress(text.read_bytes()))
+        files.write_record(text, {"corpus": {"private": True}})
+    elif way == "folder within":
+        real = real.rename(given / "sub")
+        files.write_record(real, {"corpus": {"private": True}})
+    else:
+        (given / "link").symlink_to(real)
+        (given / "link" / "back").symlink_to(given)
+        files.write_record(real / "1.txt", {"corpus": {"private": True}})
+    prepare_corpus.main(str(given), name="mine", output_dir=str(tmp_path / "out"))
+    assert files.read_record(tmp_path / "out" / "train.txt")["corpus"]["private"] is True
+    assert "番目の文" not in capsys.readouterr().out
