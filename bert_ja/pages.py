@@ -34,7 +34,7 @@ LONGEST_PAGE = 1 << 26  # bytes of XML; MediaWiki takes 2 MB of wikitext
 STREAM = re.compile(rb"BZh[1-9](?:1AY&SY|\x17rE8P\x90)")  # how a bz2 stream begins, an empty one too
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 PAGE, PAGE_END, ROOT, ROOT_END = b"<page>", b"</page>", b"<mediawiki>", b"</mediawiki>"
-FIRST_ELEMENT = re.compile(rb"(?:\s|<\?.*?\?>|<!.*?>)*<([^\s>/]+)[^>]*>", re.DOTALL)
+FIRST_ELEMENT = re.compile(rb"(?:\s+|<[?!][^>]*>)*+<([^\s>/?!]+)[^>]*>")  # linear: no second way to match a comment
 
 
 class Page(NamedTuple):

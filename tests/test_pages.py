@@ -240,6 +240,8 @@ def test_a_page_whose_number_is_too_large_is_damage(tmp_path):
         ),
         (gzip.compress(b"<mediawiki/>"), "FILE is not a MediaWiki dump (neither bz2 nor XML): "),
         (b"<html></html>", "FILE is not a MediaWiki dump (its first element is <html>): "),
+        (b"<!-- a --><?x?>\n<html></html>", "FILE is not a MediaWiki dump (its first element is <html>): "),
+        (b"<!a>" * 20_000, "FILE is cut short before its first page (no </mediawiki>)"),
         (b"<mediawiki2/>", "FILE is not a MediaWiki dump (its first element is <mediawiki2>): "),
         (bz2.compress("文。\n".encode()), "FILE is not a MediaWiki dump (no XML in it): "),
         (bz2.compress(b""), "FILE is cut short before its first page (no </mediawiki>)"),
