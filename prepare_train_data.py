@@ -87,8 +87,12 @@ def write_samples(out: files.Output, folder: Path, counts: dict, rule: samples.P
     """Write all samples; their counts, with the longest in tokens."""
     total, longest = Counter(), 0
     pairs = counts["sentences"] - counts["documents"]
-    with tqdm(total=pairs, unit=" samples", unit_scale=True, desc="writing", delay=1) as progress:
-        for block in samples.sample_blocks(folder, counts["sentences"], rule, num_workers):
+    blocks = samples.sample_blocks(folder, counts["sentences"], rule, num_workers)
+    with (
+        contextlib.closing(blocks),
+        tqdm(total=pairs, unit=" samples", unit_scale=True, desc="writing", delay=1) as progress,
+    ):
+        for block in blocks:
             out.write(block.lines)
             total.update(block.counts)
             longest = max(longest, block.longest)

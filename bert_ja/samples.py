@@ -4,6 +4,7 @@ Every line of the text is encoded once, into columns on disk; samples are then g
 A sample is a pure function of (columns, seed, line number), so neither blocks nor workers can change it.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,14 +37,6 @@ class EncodedBlock:
     without_tokens: int  # lines that are not blank, but that the tokenizer finds nothing in
 
 
-_processor = None  # one SentencePiece a process, loaded by the pool's initializer
-
-
-def load_processor(tokenizer_model: str) -> None:
-    global _processor
-    _processor = tokenization.load_sentencepiece(tokenizer_model)
-
-
 def text_blocks(path: Path, on_bytes) -> Iterator[tuple[int, bytes]]:
     """(offset, whole lines of about TEXT_BLOCK bytes); `on_bytes(data)` sees every byte once, in order."""
     with open(path, "rb") as file:
@@ -55,9 +48,9 @@ def text_blocks(path: Path, on_bytes) -> Iterator[tuple[int, bytes]]:
             offset += len(block)
 
 
-def encode_block(task: tuple[int, bytes, str, int]) -> EncodedBlock:
+def encode_block(processor, name: str, longest: int, task: tuple[int, bytes]) -> EncodedBlock:
     """Encode the lines of one block; a line is cut to `longest` tokens, more never fit into a sample."""
-    offset, block, name, longest = task
+    offset, block = task
     try:
         text = block.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -68,7 +61,7 @@ def encode_block(task: tuple[int, bytes, str, int]) -> EncodedBlock:
     if lines[-1] == "":
         lines.pop()
     filled = [index for index, line in enumerate(lines) if not line.isspace() and line]
-    encoded = _processor.encode([lines[index].rstrip("\r") for index in filled])
+    encoded = processor.encode([lines[index].rstrip("\r") for index in filled])
     blank_before = np.diff(np.array([-1, *filled])) > 1
     kept = [(ids, bool(blank)) for ids, blank in zip(encoded, blank_before, strict=True)]
     ids, lengths, begins, pending = [], [], [], False
@@ -126,13 +119,14 @@ def encode_text(
 
     Returns counts: sentences, documents, cut_sentences, lines_without_tokens. Memory does not grow with the text.
     """
-    tasks = ((offset, block, str(path), longest) for offset, block in text_blocks(path, on_bytes))
+    encode = functools.partial(encode_block, tokenization.load_sentencepiece(tokenizer_model), str(path), longest)
+    blocks = ordered_map(encode, text_blocks(path, on_bytes), num_workers)
     counts = {"sentences": 0, "documents": 0, "cut_sentences": 0, "lines_without_tokens": 0}
     tokens, break_pending = 0, True  # the first sentence begins a document
     names = ("ids", "ends", "documents", "document_starts")
     ids_file, ends_file, documents_file, starts_file = files = [open(folder / name, "wb") for name in names]
     try:
-        for block in ordered_map(encode_block, tasks, num_workers, load_processor, (tokenizer_model,)):
+        for block in blocks:
             counts["cut_sentences"] += block.cut
             counts["lines_without_tokens"] += block.without_tokens
             if len(block.lengths):
@@ -150,6 +144,7 @@ def encode_text(
             break_pending |= block.ends_blank
         starts_file.write(np.int64(counts["sentences"]).tobytes())
     finally:
+        blocks.close()
         for file in files:
             file.close()
     return counts

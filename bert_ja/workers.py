@@ -1,22 +1,26 @@
 """An ordered map over worker processes: bounded memory, the same results for any number of workers.
 
-A worker that dies is an error and never a hang, and workers die with the stage that started them (kill -9 included).
-`cpu_limit` bounds what one item may cost.
+A worker that dies is an error and never a hang, at whatever moment it dies, and workers die with the stage that started
+them (kill -9 included). `cpu_limit` bounds what one item may cost.
 """
 
 import contextlib
 import ctypes
 import multiprocessing
 import os
+import pickle
+import queue
 import signal
+import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import Connection, wait
 
 from bert_ja.cli import StageError
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
+AHEAD = 2  # items that a worker has at most: one under way, and the next, lest it wait for us
 
 
 def available_cores() -> int:
@@ -43,44 +47,148 @@ def cpu_limit(seconds: float) -> Iterator[None]:
         signal.signal(signal.SIGPROF, before)
 
 
-def _start_worker(parent: int, initializer: Callable | None, initargs: tuple) -> None:
+# In a worker
+
+
+def _answer(function: Callable, item: bytes) -> bytes:
+    """(the result, None) or (an exception, where it was raised), pickled."""
+    try:
+        return pickle.dumps((function(pickle.loads(item)), None), pickle.HIGHEST_PROTOCOL)
+    except Exception as error:
+        where = "".join(traceback.format_exception(error))
+        try:
+            data = pickle.dumps((error, where), pickle.HIGHEST_PROTOCOL)
+            pickle.loads(data)  # some exceptions can be written and not be read
+        except Exception:
+            data = pickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), where), pickle.HIGHEST_PROTOCOL)
+        return data
+
+
+def _receive(items: Connection, received: queue.SimpleQueue) -> None:
+    try:
+        while True:
+            received.put(items.recv_bytes())
+    finally:
+        os._exit(1)  # whatever ended this, the parent hears of it, and does not wait for answers
+
+
+def _serve(parent: int, function: Callable, items: Connection, answers: Connection) -> None:
+    """Answer what comes, in order, until killed; a thread of its own receives while an item is under way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:  # the parent died before prctl
         os._exit(1)
-    if initializer is not None:
-        initializer(*initargs)
+    received: queue.SimpleQueue = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(items, received), daemon=True).start()
+    while True:
+        answers.send_bytes(_answer(function, received.get()))
 
 
-def ordered_map(
-    function: Callable, items: Iterable, num_workers: int, initializer: Callable | None = None, initargs: tuple = ()
-) -> Iterator:
+# In the parent
+
+
+class _Worker:
+    """A process that answers items in their order.
+
+    It alone holds the writing end of its answers and the reading end of its items, so that its death, in the middle of
+    an answer too, ends our reading and writing.
+    """
+
+    def __init__(self, function: Callable):
+        fork = multiprocessing.get_context("fork")  # which takes the function along, whatever it is
+        items, self._items = fork.Pipe(duplex=False)
+        self.answers, answers = fork.Pipe(duplex=False)
+        self.waiting: deque[int] = deque()  # numbers of its items, in order
+        self._process = fork.Process(target=_serve, args=(os.getpid(), function, items, answers), daemon=True)
+        self._process.start()
+        items.close()
+        answers.close()
+
+    def send(self, number: int, item: object) -> None:
+        data = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+        try:
+            self._items.send_bytes(data)
+        except BrokenPipeError:
+            raise self._died() from None
+        self.waiting.append(number)
+
+    def receive(self) -> tuple[int, tuple[object, str | None]]:
+        """(number of an item, its answer)."""
+        try:
+            data = self.answers.recv_bytes()
+        except (EOFError, OSError):
+            raise self._died() from None
+        return self.waiting.popleft(), pickle.loads(data)
+
+    def _died(self) -> StageError:
+        return StageError("a worker process died (out of memory?): run the command again with fewer --num_workers")
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def close(self) -> None:
+        self._process.join()
+        self._items.close()
+        self.answers.close()
+
+
+class _Crew:
+    """The workers of one map, each started when there is work for it."""
+
+    def __init__(self, function: Callable, num_workers: int):
+        self._function, self._num_workers = function, num_workers
+        self._workers: list[_Worker] = []
+        self._answers: dict[int, tuple[object, str | None]] = {}  # that nobody took yet
+
+    def send(self, number: int, item: object) -> None:
+        """Give an item to the worker that has the fewest."""
+        worker = min(self._workers, key=lambda worker: len(worker.waiting), default=None)
+        if worker is None or (worker.waiting and len(self._workers) < self._num_workers):
+            worker = _Worker(self._function)
+            self._workers.append(worker)
+        worker.send(number, item)
+
+    def take(self, number: int) -> object:
+        """The result of an item, waited for; other answers are put aside as they come."""
+        workers = {worker.answers: worker for worker in self._workers}
+        while True:
+            for answers in wait(workers, timeout=0 if number in self._answers else None):
+                came, answer = workers[answers].receive()
+                self._answers[came] = answer
+            if number in self._answers:
+                break
+        result, raised = self._answers.pop(number)
+        if raised is not None:
+            raise result from RuntimeError(f"in a worker process:\n{raised}")
+        return result
+
+    def close(self) -> None:
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.close()
+
+
+def ordered_map(function: Callable, items: Iterable, num_workers: int) -> Iterator:
     """Yield function(item) for each item, in order, with at most 2 x num_workers items in flight.
 
-    One worker means this process. Raises StageError when a worker dies; an exception of `function` is raised as it is.
+    One worker means this process. Others are forked from it, so that `function` may hold anything; items and results
+    are pickled. Raises StageError when a worker dies; an exception of `function` is raised as it is.
     """
     if num_workers <= 1:
-        if initializer is not None:
-            initializer(*initargs)
         yield from map(function, items)
         return
-    pool = ProcessPoolExecutor(
-        num_workers,
-        mp_context=multiprocessing.get_context("fork"),
-        initializer=_start_worker,
-        initargs=(os.getpid(), initializer, initargs),
-    )
-    pending: deque = deque()
+    crew = _Crew(function, num_workers)
+    sent = taken = 0
     try:
         for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) >= 2 * num_workers:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    except BrokenProcessPool:
-        raise StageError(
-            "a worker process died (out of memory?): run the command again with fewer --num_workers"
-        ) from None
+            crew.send(sent, item)
+            sent += 1
+            if sent - taken >= AHEAD * num_workers:
+                yield crew.take(taken)
+                taken += 1
+        while taken < sent:
+            yield crew.take(taken)
+            taken += 1
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        crew.close()

@@ -1,11 +1,15 @@
 """The ordered map: order, bounded memory, and processes that die."""
 
+import collections
 import os
 import re
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -13,8 +17,6 @@ from conftest import ROOT
 from bert_ja import workers
 from bert_ja.cli import StageError
 from bert_ja.workers import ordered_map
-
-_added = 0
 
 
 def square(number: int) -> int:
@@ -24,15 +26,6 @@ def square(number: int) -> int:
 def late_when_even(number: int) -> int:
     time.sleep(0.02 * (number % 2 == 0))
     return number
-
-
-def add_to(number: int) -> int:
-    return number + _added
-
-
-def set_added(number: int) -> None:
-    global _added
-    _added = number
 
 
 def fail_at_five(number: int) -> int:
@@ -45,6 +38,30 @@ def die_at_five(number: int) -> int:
     if number == 5:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def a_lot(number: int) -> tuple[int, bytes]:
+    """More than a pipe holds, so that a worker stays in the middle of handing it over until we read."""
+    return os.getpid(), bytes([number]) * 3_000_000
+
+
+class Told(Exception):
+    """Written by pickle, but not read: its class takes two arguments."""
+
+    def __init__(self, number: int, said: str):
+        super().__init__(f"{said} {number}")
+
+
+def fail_untold(number: int) -> None:
+    raise Told(number, "item")
+
+
+def fail_locked(number: int) -> None:
+    raise ValueError(number, threading.Lock())
+
+
+def answer_a_lock(number: int):
+    return threading.Lock()
 
 
 def own_process(_: int) -> int:
@@ -60,8 +77,20 @@ def test_results_come_in_the_order_of_the_items(num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_every_process_is_initialised(num_workers):
-    assert list(ordered_map(add_to, range(20), num_workers, set_added, (100,))) == list(range(100, 120))
+def test_a_function_may_hold_what_cannot_be_pickled(num_workers):
+    lock = threading.Lock()
+    assert list(ordered_map(lambda number: (number, lock.locked()), range(4), num_workers)) == [
+        (number, False) for number in range(4)
+    ]
+
+
+def test_no_more_processes_are_started_than_there_is_work_for():
+    results = ordered_map(own_process, range(1), 50)
+    process = next(results)
+    children = Path(f"/proc/self/task/{threading.get_native_id()}/children").read_text().split()
+    assert children.count(str(process)) == 1
+    assert len(children) < 50
+    assert list(results) == []
 
 
 def test_the_work_is_done_by_other_processes():
@@ -94,6 +123,26 @@ def test_an_exception_comes_as_it_is_after_the_results_before_it(num_workers):
         next(results)
 
 
+def test_an_exception_of_a_worker_says_where_it_was_raised():
+    with pytest.raises(StageError) as error:
+        list(ordered_map(fail_at_five, range(6), 2))
+    assert "in fail_at_five" in str(error.value.__cause__)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize(
+    "function, said",
+    [
+        (fail_untold, "Told: item 0"),
+        (fail_locked, "ValueError: .0, <"),
+        (answer_a_lock, "cannot pickle '_thread.lock'"),
+    ],
+)
+def test_what_cannot_be_handed_over_is_an_error_and_not_a_hang(function, said):
+    with pytest.raises((RuntimeError, TypeError), match=said):
+        list(ordered_map(function, range(9), 2))
+
+
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_an_exception_of_the_items_comes_through(num_workers):
     def items():
@@ -111,6 +160,53 @@ def test_a_worker_that_dies_is_an_error_and_not_a_hang():
     assert str(error.value) == (
         "a worker process died (out of memory?): run the command again with fewer --num_workers"
     )
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def is_writing(process: int) -> bool:
+    return "pipe_write" in Path(f"/proc/{process}/wchan").read_text()
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_killed_in_the_middle_of_handing_over_its_result_is_an_error_and_not_a_hang():
+    results = ordered_map(a_lot, range(40), 2)
+    process, _ = next(results)
+    wait_until(lambda: is_writing(process))
+    os.kill(process, signal.SIGKILL)
+    with pytest.raises(StageError, match="^a worker process died"):
+        list(results)
+
+
+@pytest.mark.timeout(60)
+def test_a_worker_killed_while_it_takes_an_item_is_an_error_and_not_a_hang():
+    def items():
+        yield from [b""] * 4
+        process = next(iter(processes))
+        os.kill(process, signal.SIGSTOP)  # it takes nothing more, so that we stay in the middle of sending
+        threading.Timer(0.2, os.kill, (process, signal.SIGKILL)).start()
+        while True:
+            yield bytes(3_000_000)
+
+    processes: set[int] = set()
+    with pytest.raises(StageError, match="^a worker process died"):
+        for process in ordered_map(own_process, items(), 2):
+            processes.add(process)
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_killed_at_any_moment_is_an_error_and_not_a_hang():
+    for moment in range(20):
+        results = ordered_map(a_lot, range(1000), 3)
+        process, _ = next(results)
+        threading.Timer(moment * 0.0017, os.kill, (process, signal.SIGKILL)).start()
+        with pytest.raises(StageError, match="^a worker process died"):
+            collections.deque(results, maxlen=0)
 
 
 @pytest.mark.timeout(30)
@@ -158,7 +254,7 @@ def test_workers_die_with_their_parent(end):
 
 def test_ctrl_c_reaches_the_parent_alone_and_ends_all():
     process = subprocess.Popen(
-        [sys.executable, "-c", PARENT.replace("60", "0.5").replace("(9)", "(999)")],
+        [sys.executable, "-c", PARENT],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -168,7 +264,7 @@ def test_ctrl_c_reaches_the_parent_alone_and_ends_all():
     )
     workers = [int(process.stdout.readline()) for _ in range(3)]
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
-    talk = process.communicate(timeout=30)[1]
+    talk = process.communicate(timeout=30)[1]  # and not after the items under way
     assert talk.count("Traceback") == talk.count("KeyboardInterrupt") == 1
     assert not any(map(is_alive, workers))
 
