@@ -174,6 +174,7 @@ def main(
 
     with (
         tqdm(total=size, unit="B", unit_scale=True, desc="extracting", delay=1) as progress,
+        contextlib.ExitStack() as records,
         documents.writers((text, index)) as (writer,),
     ):
         with contextlib.closing(extracts_of(paths, num_workers, progress, inputs)) as extracts:
@@ -183,9 +184,9 @@ def main(
                 f"{inputs[0]['name']} has no article with a sentence ({counts['pages']:,} pages, "
                 f"{counts['failed']:,} failed): name a pages-articles dump of a wiki"
             )
-
-    run = files.run_facts(output_file=text, index_file=index) | {"num_workers": num_workers}
-    files.write_record(text, record(paths, inputs, writer, counts, failures) | {"run": run})
+        run = files.run_facts(output_file=text, index_file=index) | {"num_workers": num_workers}
+        facts = record(paths, inputs, writer, counts, failures) | {"run": run}
+        records.enter_context(files.record_around(text, facts))
     cli.say(
         f"wrote {writer.sentences:,} sentences of {counts['articles']:,} articles to {text} "
         f"({counts['pages']:,} pages; left out: {counts['other_namespaces']:,} of other namespaces, "

@@ -7,6 +7,7 @@ corpus.meta.json holds as a record and corpus.md for people to read:
     python3 prepare_corpus.py data/jawiki.txt --name jawiki --output_dir data
 """
 
+import contextlib
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -78,16 +79,13 @@ def all_documents(paths: list[Path], reading: Reading, title: str) -> Iterator[t
                 yield row if len(paths) == 1 else row | {"source": row.get("source", path.name)}, sentences
 
 
-def write_records(folder: Path, writers: list[documents.Writer], common: dict, report: dict) -> None:
-    """The summary, also to standard output, the record of each text, then that of the whole corpus."""
-    run = {"run": files.run_facts(output_dir=folder)}
-    summary = corpus.summary(common | report)
+def write_report(folder: Path, writers: list[documents.Writer], record: dict) -> None:
+    """The summary, also to standard output, and the record of the whole corpus."""
+    summary = corpus.summary(record)
     with files.output(folder / SUMMARY) as file:
         file.write(summary.encode())
-    for writer in writers:
-        files.write_record(writer.text.path, common | {"outputs": writer.outputs(), "counts": writer.counts()} | run)
     outputs = [described for writer in writers for described in writer.outputs()] + [file.describe()]
-    files.write_record(folder, common | {"outputs": outputs} | report | run, REPORT)
+    files.write_record(folder, record | {"outputs": outputs}, REPORT)
     print(summary, end="", flush=True)
 
 
@@ -103,17 +101,20 @@ def prepare(
     corpus.plan(inventory, chosen, asked["valid_sentences"], asked["test_sentences"])
     drawn = None if common["corpus"]["private"] else corpus.Drawn(inventory, seed)
 
-    with documents.writers(*((text, documents.index_path(text)) for text in outputs)) as writers:
+    texts = ((text, documents.index_path(text)) for text in outputs)
+    with contextlib.ExitStack() as records, documents.writers(*texts) as writers:
         removed = corpus.write(all_documents(paths, reading, "writing"), inventory, chosen, writers, drawn)
         if corpus.state(paths) != before:
             raise corpus.changed()
         report = corpus.report(writers, removed, chosen, inventory, drawn)
-        for writer in writers:  # a full disk shows while the earlier corpus still has its report
-            writer.text.flush()
-            writer.index.flush()
+        run = {"run": files.run_facts(output_dir=folder)}
+        for writer in writers:
+            writer.flush()  # a full disk shows while the earlier corpus still has its report
+            facts = common | {"outputs": writer.outputs(), "counts": writer.counts()} | run
+            records.enter_context(files.record_around(writer.text.path, facts))
         for earlier in (REPORT, SUMMARY):
             (folder / earlier).unlink(missing_ok=True)
-    write_records(folder, writers, common, report)
+    write_report(folder, writers, common | report | run)
     return writers
 
 

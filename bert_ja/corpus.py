@@ -40,6 +40,7 @@ def _recorded(path: Path) -> Iterator[Path]:
         if "meta.json" in names:
             yield Path(folder)
         for name in names:
+            name = name.removeprefix(".").removesuffix(".partial")  # as a run that was killed leaves a record
             if name.endswith(".meta.json"):
                 yield Path(folder, name.removesuffix(".meta.json"))
 

@@ -551,6 +551,10 @@ class Writer:
         """Sentences by their characters, in powers of two: {"16-31": 120, "32-63": 310}."""
         return {f"{1 << bits >> 1}-{(1 << bits) - 1}": self._lengths[bits] for bits in sorted(self._lengths)}
 
+    def flush(self) -> None:
+        self.text.flush()
+        self.index.flush()
+
     def outputs(self) -> list[dict]:
         return [self.text.describe(), self.index.describe()]
 

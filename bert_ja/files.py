@@ -385,10 +385,34 @@ def run_facts(**paths) -> dict:
     }
 
 
-def write_record(target: Path | str, record: dict, name: str | None = None) -> None:
-    """Write the record of an output file or folder; `name` for a second record in a folder."""
+@contextlib.contextmanager
+def record_around(target: Path | str, record: dict, name: str | None = None) -> Iterator[None]:
+    """Write the record of an output under its partial name, let the output be put into place, then the record too.
+
+    So a run that is killed meanwhile leaves no text that could pass for a user's own: see `require_finished`.
+    """
     path = Path(target) / name if name else record_path(target)
-    write_bytes(path, (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
+    with output(path) as file:
+        file.write((json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
+        file.flush()
+        yield
+
+
+def write_record(target: Path | str, record: dict, name: str | None = None) -> None:
+    """Write the record of an output file or folder that is in its place; `name` for a second record in a folder."""
+    with record_around(target, record, name):
+        pass
+
+
+def require_finished(target: Path | str) -> None:
+    """Refuse an output whose record was not put into place: its run was killed, or is not through."""
+    record = record_path(target)
+    unfinished = partial_path(record)
+    if unfinished.exists() and not record.exists():
+        raise StageError(
+            f"{target} is not finished, {unfinished.name} stands beside it: run the stage that writes it again, "
+            "or remove that file if you put your own text there since"
+        )
 
 
 def _parse_record(path: Path) -> dict:
@@ -449,9 +473,10 @@ def is_private(*inputs: Path | str, asked: bool | None = None) -> bool:
     """Whether what a stage makes of its inputs (texts, samples, folders of tokenizers or models) is private.
 
     It is when the record of one of them says so, be that edited since or not, or when `asked` (--private_corpus) is
-    True. Raises StageError when `asked` is False and a record says otherwise.
+    True. Raises StageError when `asked` is False and a record says otherwise, and for an output that is not finished.
     """
     for path in inputs:
+        require_finished(path)
         folder_records = [read_record(path, TOKENIZER_RECORD)] if Path(path).is_dir() else []
         if any(corpus_facts(record)["private"] for record in [read_record(path), *folder_records]):
             if asked is False:

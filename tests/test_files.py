@@ -576,6 +576,24 @@ def test_a_private_text_stays_private_when_it_is_edited(tmp_path):
     assert files.corpus_of(path) == UNKNOWN | {"private": True}
 
 
+def test_an_output_whose_record_was_not_put_into_place_is_refused(tmp_path):
+    path = tmp_path / "train.txt"
+    with files.record_around(path, {"corpus": {"private": True}}):
+        files.write_bytes(path, "雨。\n".encode())
+        with pytest.raises(StageError) as error:
+            files.corpus_of(path)
+    assert str(error.value) == (
+        f"{path} is not finished, .train.txt.meta.json.partial stands beside it: run the stage that writes it again, "
+        "or remove that file if you put your own text there since"
+    )
+    assert files.is_private(path) is True
+    with pytest.raises(OSError), files.record_around(path, {}):
+        assert files.is_private(path) is True  # what stood there until then counts until then
+        raise OSError
+    assert files.is_private(path) is True
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["train.txt", "train.txt.meta.json"]
+
+
 def test_what_one_input_is_or_the_user_says_makes_the_output_private(tmp_path):
     path, folder, model = tmp_path / "a.txt", tmp_path / "output", tmp_path / "model"
     path.write_bytes(b"new\n")

@@ -3,6 +3,7 @@
 import bz2
 import contextlib
 import errno
+import itertools
 import json
 import lzma
 import os
@@ -373,15 +374,15 @@ def kill_self_at(owner, name: str, call: int) -> None:
     setattr(owner, name, replacement)
 
 
-def run_until(point: tuple, *paths: Path, folder: Path) -> None:
-    """Run the stage in a process of its own that is killed at a point."""
+def run_until(point: tuple, *paths: Path, folder: Path, **options) -> bool:
+    """Run the stage in a process of its own that is killed at a point; False when it ended before."""
     child = os.fork()
     if not child:
         with contextlib.suppress(BaseException):
             kill_self_at(*point)
-            prepare(*paths, folder=folder)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL, "it ended before it was killed"
+            prepare(*paths, folder=folder, **options)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
 
 
 POINTS = {
@@ -393,9 +394,10 @@ POINTS = {
     "when all is written": (corpus, "report", 1),
     "at the first rename": (os, "replace", 1),
     "between two texts": (os, "replace", 4),
-    "before the summary": (os, "replace", 7),
-    "before a record": (os, "replace", 9),
-    "before the last record": (os, "replace", 11),
+    "before a record": (os, "replace", 7),
+    "before the last record": (os, "replace", 9),
+    "before the summary": (os, "replace", 10),
+    "before the report": (os, "replace", 11),
 }
 
 
@@ -412,15 +414,41 @@ def whole(tmp_path_factory) -> Path:
 def test_a_kill_leaves_the_earlier_corpus_or_none_and_a_rerun_gives_the_same_bytes(whole, tmp_path, point):
     out, earlier, expected = tmp_path / "out", contents(whole / "earlier"), contents(whole / "whole")
     shutil.copytree(whole / "earlier", out)
-    run_until(point, whole / "story.txt", folder=out)
+    assert run_until(point, whole / "story.txt", folder=out)
     left = contents(out)
     if "corpus.meta.json" in left:
         assert left == earlier
     assert left.items() <= earlier.items() or left.items() <= expected.items()
-    assert hidden(out) <= {".corpus.meta.json.work", *(f".{name}.partial" for name in [*NAMES, *REPORTS])}
+    records = [f"{name}.meta.json" for name in NAMES]
+    assert hidden(out) <= {".corpus.meta.json.work", *(f".{name}.partial" for name in [*NAMES, *REPORTS, *records])}
     prepare(whole / "story.txt", folder=out)
     assert contents(out) == expected
     assert hidden(out) == set()
+
+
+def is_known_private(paths: list[Path]) -> bool:
+    """Whether a later stage treats texts, or a folder of them, as private, or refuses them."""
+    try:
+        return corpus.origin(paths, "mini", None, None, None)["private"]
+    except StageError as error:
+        unfinished = (
+            r"is not finished, \..+\.txt\.meta\.json\.partial stands beside it: run the stage that writes it again"
+        )
+        return re.search(unfinished, str(error)) is not None
+
+
+@pytest.mark.parametrize("owner, name", [(os, "replace"), (Path, "unlink")], ids=["renames", "removals"])
+def test_a_kill_never_leaves_a_private_text_that_passes_for_a_public_one(whole, tmp_path, owner, name):
+    """At every rename and removal of a run that replaces a private corpus by another."""
+    prepare(whole / "old.txt", folder=tmp_path / "earlier", private_corpus=True)
+    for call in itertools.count(1):
+        out = shutil.copytree(tmp_path / "earlier", tmp_path / str(call))
+        if not run_until((owner, name, call), whole / "story.txt", folder=out, private_corpus=True):
+            break
+        texts = sorted(out.glob("*.txt"))
+        assert all(is_known_private([path]) for path in texts)
+        assert not texts or is_known_private([out])
+    assert call > 10
 
 
 @pytest.mark.full
