@@ -169,12 +169,14 @@ def main(
         source: Where the text comes from, a name or an address, for the model card.
     """
     started = time.time()
-    folder, reading = Path(output_dir), Reading(text_field, id_field, split_sentences)
+    folder, private = Path(output_dir), corpus.is_private(list(map(Path, text_files)), private_corpus)
+    reading = Reading(text_field, id_field, split_sentences, private)
     outputs = [folder / f"{part}.txt" for part in corpus.PARTS]
     values = dict(zip(Filters._fields, (min_characters, japanese_only, min_sentences, max_repeated), strict=True))
     given = {option: value for option, value in values.items() if value is not None}
     asked = {"valid_sentences": valid_sentences, "test_sentences": test_sentences}
-    checks = {f"--{key} must be 1 or more, got {value}": value is None or value >= 1 for key, value in asked.items()}
+    checks = {"--name is empty: give the corpus a name": bool(name.strip())}
+    checks |= {f"--{key} must be 1 or more, got {value}": value is None or value >= 1 for key, value in asked.items()}
     paths = check(text_files, reading, outputs, checks | filter_checks(filters, given))
     chosen = FILTERS[filters]._replace(**given)
     common = {
@@ -182,7 +184,7 @@ def main(
         "options": {"name": name, **asked, **reading._asdict(), **chosen._asdict()},
         "seed": seed,
         "versions": files.versions("numpy"),
-        "corpus": corpus.origin(paths, name, license, source, private_corpus),
+        "corpus": corpus.origin(paths, name, license, source, private),
     }
 
     with files.work_folder(folder / REPORT) as work:  # holds off a second run until the records are written

@@ -45,9 +45,13 @@ def _recorded(path: Path) -> Iterator[Path]:
                 yield Path(folder, name.removesuffix(".meta.json"))
 
 
-def origin(paths: list[Path], name: str, license: str | None, source: str | None, private: bool | None) -> dict:
+def is_private(paths: list[Path], asked: bool | None) -> bool:
+    """Whether --private_corpus or the record of anything that is read says that the corpus is private."""
+    return files.is_private(*(found for path in paths for found in _recorded(path)), asked=asked)
+
+
+def origin(paths: list[Path], name: str, license: str | None, source: str | None, private: bool) -> dict:
     """What later stages say of the corpus: options first, then what the records of the inputs say."""
-    private = files.is_private(*(found for path in paths for found in _recorded(path)), asked=private)
     known = [files.corpus_of(path) for path in paths if path.is_file()]
 
     def carried(key: str) -> str | None:

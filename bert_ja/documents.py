@@ -44,6 +44,7 @@ class Reading(NamedTuple):
     text_field: str = "text"  # JSONL: the field that holds the text
     id_field: str | None = None  # JSONL: the field that holds the document's id; None: file name and row number
     split_sentences: bool = False  # lines are prose: split with bert_ja.sentences.split and .cut
+    private: bool = False  # errors do not name the fields of JSONL, which may be people's names
 
 
 PLAIN = Reading()
@@ -213,10 +214,12 @@ def _filled(chunks: Iterable[list[str]]) -> Chunks:
 
 def read_index(path: Path | str) -> Iterator[dict]:
     """The rows of an index: id, first_line and lines at least. Raises StageError for a row that lacks one."""
+    import orjson
+
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             try:
-                row = json.loads(line)
+                row = orjson.loads(line)
                 complete = isinstance(row["id"], int | str) and row["first_line"] >= 0 and row["lines"] >= 1
             except (ValueError, TypeError, KeyError):
                 complete = False
@@ -306,13 +309,12 @@ def _rows(path: Path, advance: Callable[[int], object]) -> Iterator[tuple[int, d
             yield number, _parse(line, number, path)
 
 
-def _unfit_field(row: dict, field: str, number: int, path: Path, needed: str, option: str) -> StageError:
-    """Says which fields a row has, and never what is in them: a corpus may be private."""
-    names = [*list(row)[:SHOWN], *(["..."] if len(row) > SHOWN else [])]
+def _unfit_field(row: dict, field: str, number: int, path: Path, needed: str, option: str, private: bool) -> StageError:
+    """Says which fields a row has, unless the corpus is private, and never what is in them."""
+    names = ", ".join([*list(row)[:SHOWN], *(["..."] if len(row) > SHOWN else [])]) or "none"
     kind = f"has no field {field}" if field not in row else f"has no {needed} in its field {field}"
-    return StageError(
-        f"{path} {kind} in line {number} (fields there: {', '.join(names) or 'none'}): name the right one with {option}"
-    )
+    there = files.shown(names, private)
+    return StageError(f"{path} {kind} in line {number} (fields there: {there}): name the right one with {option}")
 
 
 def _text_of(row: dict, reading: Reading, number: int, path: Path) -> str:
@@ -320,14 +322,14 @@ def _text_of(row: dict, reading: Reading, number: int, path: Path) -> str:
     if isinstance(text, list) and all(isinstance(line, str) for line in text):
         text = "\n".join(text)
     if not isinstance(text, str):
-        raise _unfit_field(row, reading.text_field, number, path, "text", "--text_field")
+        raise _unfit_field(row, reading.text_field, number, path, "text", "--text_field", reading.private)
     return text
 
 
 def _id_of(row: dict, reading: Reading, number: int, path: Path) -> int | str:
     found = row.get(reading.id_field)
     if not isinstance(found, int | str) or isinstance(found, bool):
-        raise _unfit_field(row, reading.id_field, number, path, "whole number or text", "--id_field")
+        raise _unfit_field(row, reading.id_field, number, path, "whole number or text", "--id_field", reading.private)
     return found
 
 

@@ -1,13 +1,14 @@
 """What a first pass over a corpus finds out, in files of a work folder, so that memory does not grow with the corpus.
 
 A row a document (16 bytes) and an entry a sentence (12 bytes: a 64-bit hash and the document's number), the latter in
-partitions by hash: equal sentences stand in the same one, so that each can be looked through alone. Two different
-sentences of Japanese Wikipedia share a hash with a probability of 1 in 40,000.
+partitions by hash: equal sentences stand in the same one, so that each can be looked through alone, with its distinct
+hashes in memory. Two different sentences of Japanese Wikipedia share a hash with a probability of 1 in 40,000.
 """
 
+import functools
 import hashlib
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
@@ -38,9 +39,9 @@ class Inventory:
         """The documents, ROW (documents,); with mode "r+" what is assigned to them is kept."""
         return np.memmap(self._rows, ROW, mode) if self._rows.stat().st_size else np.empty(0, ROW)
 
-    def partitions(self) -> Iterator[np.ndarray]:
-        """The sentences that passed the line filters, ENTRY; those of a partition in the order of the corpus."""
-        return (np.fromfile(path, ENTRY) for path in self._partitions if path.exists())
+    def partitions(self) -> Iterator[Callable[[], Iterator[np.ndarray]]]:
+        """What reads a partition: the sentences that passed the line filters, ENTRY, in the order of the corpus."""
+        return (functools.partial(_blocks, path) for path in self._partitions if path.exists())
 
     def write_parts(self, blocks: Iterable[np.ndarray]) -> None:
         """Keep what becomes of each document, uint8."""
@@ -70,21 +71,53 @@ class Inventory:
         Earlier is any document that comes before and has `min_sentences`, whether it stays or not.
         """
         rows = self.rows("r+")
-        for entries in self.partitions():
-            entries = entries[rows["sentences"][entries["document"]] >= min_sentences]
-            _, first, which = np.unique(entries["hash"], return_index=True, return_inverse=True)
-            later = entries["document"] > entries["document"][first[which]]
-            documents, times = np.unique(entries["document"][later], return_counts=True)
-            rows["repeated"][documents] += times.astype(np.uint32)
+        for blocks in self.partitions():
+            first_places = _FirstPlaces()
+            for entries in blocks():
+                entries = entries[rows["sentences"][entries["document"]] >= min_sentences]
+                later = entries["document"] > first_places.of(entries)
+                documents, times = np.unique(entries["document"][later], return_counts=True)
+                rows["repeated"][documents] += times.astype(np.uint32)
 
     def count_shared(self, part: int, others: tuple[int, ...]) -> list[int]:
         """How many sentences of each other part also stand in `part`."""
         parts, shared = self.parts(), np.zeros(len(others), np.int64)
-        for entries in self.partitions():
-            found = parts[entries["document"]]
-            hashes = entries["hash"][found == part]
-            shared += [np.isin(entries["hash"][found == other], hashes).sum() for other in others]
+
+        def of(number: int, entries: np.ndarray) -> np.ndarray:
+            return entries["hash"][parts[entries["document"]] == number]
+
+        for blocks in self.partitions():
+            hashes = np.empty(0, "<u8")
+            for entries in blocks():
+                hashes = np.union1d(hashes, of(part, entries))
+            for entries in blocks():
+                shared += [np.isin(of(other, entries), hashes).sum() for other in others]
         return shared.tolist()
+
+
+def _blocks(partition: Path) -> Iterator[np.ndarray]:
+    with open(partition, "rb") as file:
+        while len(entries := np.fromfile(file, ENTRY, BLOCK)):
+            yield entries
+
+
+class _FirstPlaces:
+    """The document in which each sentence of a partition stood first, as far as it was read."""
+
+    def __init__(self):
+        self._known = np.empty(0, ENTRY)  # ordered by hash, each once
+
+    def of(self, entries: np.ndarray) -> np.ndarray:
+        """Those of sentences that come next in the order of the corpus, uint32 (sentences,)."""
+        hashes, first, which = np.unique(entries["hash"], return_index=True, return_inverse=True)
+        documents = entries["document"][first]
+        places = np.searchsorted(self._known["hash"], hashes)
+        known = np.zeros(len(hashes), bool)
+        within = places < len(self._known)
+        known[within] = self._known["hash"][places[within]] == hashes[within]
+        documents[known] = self._known["document"][places[known]]
+        self._known = np.insert(self._known, places[~known], entries[first[~known]])
+        return documents[which]
 
 
 class _Entries:

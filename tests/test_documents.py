@@ -147,7 +147,17 @@ def test_an_index_that_does_not_fit_is_refused(text, rows):
         read(text)
 
 
-@pytest.mark.parametrize("row", ["{", "[]", '{"id": 1, "lines": 2}', '{"id": null, "first_line": 0, "lines": 2}'])
+PLACE = '"first_line": 3, "lines": 2'
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        *("{", "[]", '{"id": 1, "lines": 2}', f'{{"id": null, {PLACE}}}', f'{{"id": {10**30}, {PLACE}}}'),
+        *(f'{{"id": 1, {PLACE}, "title": "\\ud83d"}}', f'{{"id": 1, {PLACE}, "title": {"[" * 100_000}}}'),
+    ],
+    ids=range(7),
+)
 def test_a_damaged_index_row_is_named(text, row):
     documents.index_path(text).write_text('{"id": 1, "first_line": 0, "lines": 2}\n' + row + "\n")
     with pytest.raises(StageError, match=r"notes.index.jsonl is damaged in line 2: make it again"):

@@ -1,5 +1,6 @@
 """The first pass: what is kept of documents and sentences, and where sentences stand twice."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,17 @@ def test_neither_partitions_nor_blocks_change_what_is_found(tmp_path, monkeypatc
     for one in (expected, found):
         one.write_parts([(np.arange(len(documents)) % 3).astype(np.uint8)])
     assert found.count_shared(0, (1, 2)) == expected.count_shared(0, (1, 2))
+
+
+def test_memory_does_not_grow_with_a_sentence_that_stands_there_a_million_times(tmp_path, monkeypatch):
+    monkeypatch.setattr(inventory, "BLOCK", 1 << 12)
+    documents = 20_000
+    found = take(tmp_path, [[RAIN] * 10] * documents, NONE)  # all in one partition: 200,000 entries, 2.4 MB
+    found.write_parts([(np.arange(documents) % 3).astype(np.uint8)])
+    tracemalloc.start()
+    found.count_repeats(min_sentences=1)
+    assert found.count_shared(0, (1, 2)) == [66_670, 66_660]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.rows()["repeated"].tolist() == [0] + [10] * (documents - 1)
+    assert peak < 1_000_000

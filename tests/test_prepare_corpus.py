@@ -124,7 +124,7 @@ def test_index_and_record_say_where_a_document_came_from(text, tmp_path):
         assert record["corpus"] == {"name": "mini", "license": None, "source": None, "dump": None, "private": False}
         assert record["options"] == {
             **{"name": "mini", "valid_sentences": None, "test_sentences": None},
-            **{"text_field": "text", "id_field": None, "split_sentences": False},
+            **{"text_field": "text", "id_field": None, "split_sentences": False, "private": False},
             **{"min_characters": 4, "japanese_only": True, "min_sentences": 2, "max_repeated": 0.5},
         }
 
@@ -359,6 +359,20 @@ def test_what_is_made_of_private_texts_is_private(tmp_path, capsys, edited):
         prepare(folder, tmp_path / "more.txt", folder=tmp_path / "c", private_corpus=False)
 
 
+@pytest.mark.parametrize("said", [True, None], ids=["by-the-option", "by-a-record"])
+def test_the_fields_of_private_jsonl_are_not_named(tmp_path, said):
+    path = tmp_path / "karte.jsonl"
+    path.write_text('{"山田花子": "朝の文である。"}\n')
+    if not said:
+        files.write_record(path, {"corpus": {"private": True}})
+    with pytest.raises(StageError) as error:
+        prepare(path, folder=tmp_path / "out", private_corpus=said)
+    assert str(error.value) == (
+        f"{path} has no field text in line 1 (fields there: not shown, the corpus is private): "
+        "name the right one with --text_field"
+    )
+
+
 # Killed, full, at the same time
 
 
@@ -429,7 +443,7 @@ def test_a_kill_leaves_the_earlier_corpus_or_none_and_a_rerun_gives_the_same_byt
 def is_known_private(paths: list[Path]) -> bool:
     """Whether a later stage treats texts, or a folder of them, as private, or refuses them."""
     try:
-        return corpus.origin(paths, "mini", None, None, None)["private"]
+        return corpus.is_private(paths, None)
     except StageError as error:
         unfinished = (
             r"is not finished, \..+\.txt\.meta\.json\.partial stands beside it: run the stage that writes it again"
@@ -554,6 +568,7 @@ def refusal(*arguments) -> str:
     [
         (["--name", "x"], "no text is named: prepare_corpus.py FILE... --name NAME"),
         (["story.txt"], "--name is required"),
+        (["story.txt", "--name", " "], "--name is empty: give the corpus a name"),
         (["none.txt", "--name", "x"], f"none.txt not found: {prepare_corpus.NAME_A_TEXT}"),
         (["empty.txt", "--name", "x"], f"empty.txt is empty: {prepare_corpus.NAME_A_TEXT}"),
         (["story.txt", "--name", "x", "--seed", "one"], "--seed must be a whole number, got 'one'"),
