@@ -364,6 +364,13 @@ def _convert(arguments: _Arguments) -> str:
     return arguments.at(0) + unit.get(arguments.at(1), arguments.at(1))
 
 
+def _value(arguments: _Arguments) -> str:
+    """{{val|6.02|e=23|u=/mol}} -> 6.02×10^23/mol."""
+    named = arguments.by_name
+    power = f"×10^{named['e']}" if named.get("e") else ""
+    return arguments.at(0) + power + (named.get("u") or named.get("ul") or "")
+
+
 def _fraction(arguments: _Arguments) -> str:
     """{{sfrac|1|2}} -> 1/2, {{frac|3}} -> 1/3, {{frac|2|1|3}} -> 2 1/3."""
     whole, above, below = ([""] * 3 + (["1"] if len(arguments.positional) == 1 else []) + arguments.positional)[-3:]
@@ -383,7 +390,7 @@ PARSER_FUNCTIONS: dict[str, Callable[[str], str]] = {"#expr": lambda text: HOLE,
 SHOWS_FIRST = """
     ipa ipa2 ipa3 ipa4 ipalink 発音記号 unicode nastaliq 特殊文字フォント 補助漢字フォント 拡張漢字フォント
     jis2004フォント jis90フォント cp932フォント 機種依存文字 高線 下げ核 簡体字 繁体字 新字体 旧字体 ピン音 拼音
-    small smaller large larger big nobold nowrap nobr sup sub em strong bold underline 下線 上線 overline 傍点 圏点
+    small smaller large larger big nobold nowrap nobr sub em strong bold underline 下線 上線 overline 傍点 圏点
     取消線 縦書き mono code kbd var math mvar mathbf visible_anchor vanc by abbr tooltip linktext
     en de fr es it pt ru la el grc nl sv da no fi is pl cs sk hu ro bg sr hr sl sq mk uk be lt lv et tr ar fa he
     hi ur bn ta th vi id ms ko zh ja eo eu ca gl cy ga gd mn ka hy az kk uz ky tl km lo my ne si am sw af yi bo
@@ -415,7 +422,9 @@ TEMPLATES |= dict.fromkeys(
     ["仮リンク", "ill2", "ill", "リンク仮"],
     lambda arguments: arguments.by_name.get("label") or arguments.at(0),
 )
-TEMPLATES |= dict.fromkeys(["val", "数値"], lambda arguments: arguments.at(0) + arguments.by_name.get("ul", ""))
+TEMPLATES |= dict.fromkeys(["val", "数値"], _value)
+TEMPLATES |= {"sup": lambda arguments: f"<sup>{arguments.at(0)}</sup>"}  # a tag, which knows what stands before it
+TEMPLATES |= {"e": lambda arguments: f"×10^{arguments.at(0)}", "10^": lambda arguments: f"10^{arguments.at(0)}"}
 
 
 def _rule(name: str) -> Rule | None:
@@ -445,6 +454,7 @@ TAG_NAMES = rf"({BLOCK_TAGS.replace(' ', '|')}|br|{INLINE_TAGS.replace(' ', '|')
 TAG = re.compile(rf"</?{TAG_NAMES}(?=[\s/>])[^<>]*>", re.IGNORECASE)
 TAG_BREAKS = {"br": BREAK, "li": "\n*", "dd": "\n:", "dt": "\n;"}
 IS_BLOCK = re.compile(BLOCK_TAGS.replace(" ", "|"), re.IGNORECASE)
+POWER = re.compile(r"(?<=\d)<sup(?:\s[^<>]*)?>(?=[-−+]?\d)", re.IGNORECASE)  # 10<sup>6</sup>, which is not 106
 RUBY_TAG = re.compile(r"<(/?ruby|/?r[tpb]c?)(?=[\s/>])[^<>]*>", re.IGNORECASE)
 
 
@@ -495,6 +505,7 @@ def _drop_inline(text: str) -> str:
     if "<" in text:
         if "<ruby" in text.lower():
             text = "\n".join(map(_html_ruby, text.split("\n")))
+        text = POWER.sub("^", text)
         text = TAG.sub(_tag_text, text)
     return text
 

@@ -216,6 +216,14 @@ RULES = {
         '<span style="color:red">赤</span>い<small>実</small>m<sup>2</sup>。',
         "赤い実m2。",
     ),
+    "a power of a number keeps its sign": (
+        "10<sup>6</sup>個、10<SUP class=x>&minus;3</SUP>秒、2{{sup|10}}個、m{{sup|2}}、3日<sup>1</sup>、5<sup>注</sup>。",
+        "10^6個、10^−3秒、2^10個、m2、3日1、5注。",
+    ),
+    "powers of ten come as templates too": (
+        "約3{{e|8}}m、{{10^|5}}個、{{val|6.02|e=23|u=/mol}}、{{val|3|ul=m}}、{{数値|8}}である。",
+        "約3×10^8m、10^5個、6.02×10^23/mol、3m、8である。",
+    ),
     "what only looks like a tag stays": ("a<bかつ<茶>である。", "a<bかつ<茶>である。"),
     "a table in HTML goes": ("茶。<table><tr><td>表。<table><tr><td>x</td></tr></table></td></tr></table>", "茶。"),
     # characters
