@@ -54,7 +54,7 @@ def sentences_of(text: str) -> list[str]:
         for paragraph in wikitext.clean(text)
         for sentence in sentences.split(paragraph)
         for piece in sentences.cut(sentence)
-        if (line := documents.tidy(piece))
+        if (line := documents.tidy(piece)) and wikitext.HAS_WORD.search(line)
     ]
 
 

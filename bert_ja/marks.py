@@ -5,6 +5,7 @@ import re
 MARK = "\ue000"  # a template, ref or the like was dropped here
 BREAK = "\ue001"  # <br>: ends a line, but not the list item around it
 HOLE = "\ue002"  # what the sentence cannot do without was dropped here: a formula, a number
+GAP = "\ue003"  # a template that we do not know, or a sign drawn as a picture: the sentence may need what it shows
 DIVIDER = "\n|\n"  # a quotation, a table or a formula begins or ends here: no sentence goes on across it
 # Those, and characters that other programs take for a line end or that no text has.
 UNWANTED = re.compile("[\ue000-\uf8ff\x0b-\x1f\x85\u2028\u2029]")

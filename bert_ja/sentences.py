@@ -61,14 +61,23 @@ def _keep_outermost(found: list[tuple[int, int]], start: int, end: int) -> None:
 
 # A stop, further stops and the closing brackets behind it, which all stay with their sentence.
 CLOSING = f"[{re.escape(''.join(CLOSERS))}]"
-END = re.compile(rf"[{STOPS}][。｡．！？!?…‥]*{CLOSING}*(?:\s+{CLOSING}+)*")
+# What parentheses add behind 。 belongs to the sentence before it, "である。（2000年の調査による）しかし"; but not a
+# label, "（1）次に", nor a word of the next, "（）内は". An ellipsis behind 。 begins the next sentence.
+LABEL = r"[（(](?:.?.[）)]|[ 　）)\d])"
+INSIDE = f"[^（）(){STOPS}]*+(?<![、・])"
+ASIDE = rf"(?:(?<=[。．｡])\s*(?!{LABEL})[（(]{INSIDE}[）)](?![のはがをに内、]))?"
+END = re.compile(
+    rf"[{STOPS}][。｡．！？!?]*(?:[…‥](?:(?<=[！？!?].)|(?=[…‥]*\s*(?:{CLOSING}|\Z)))[。｡．！？!?…‥]*)?"
+    rf"{CLOSING}*(?:\s+{CLOSING}+)*{ASIDE}"
+)
 # Names with a stop in them: モーニング娘。OG, ゲスの極み乙女。
 NAME = re.compile("(?:モーニング娘|カントリー娘|ココナッツ娘|ミニモニ|ゲスの極み乙女)$")
 # Behind a noun, a particle means that the sentence goes on, as in 娘。の歌. Words that merely begin with such a
 # sign go on in hiragana (のちに, とくに, もし), what a particle marks mostly begins otherwise.
-PARTICLE = re.compile(r"\s*(?:[のはがをにともでへや](?![ぁ-ん])|の(?!ち)|を|から|まで|より|など|という|といった|って)")
+PARTICLE = re.compile(r"\s*(?:[のはがをにともでへや](?![ぁ-ん])|の(?!ち)|を|から|まで|など|という|といった|って)")
+RUN = re.compile("(?:[「『][^「」『』]*[」』])+(?:など|にお[いけ]|[のはがをやも])")  # 「来た。」「見た。」などは
 SAID = re.compile(r"\s+と(?:[^ぁ-ん]|い[うっ])")  # ああ！　と叫ぶ
-NO_START = frozenset("、，,;；:：。・…）」』】〉》〕］)]=＝〜～/／♪☆★")
+NO_START = frozenset("、，,;；:：。・）」』】〉》〕］)]=＝〜～/／♪☆★")
 PROSE = re.compile("[ぁ-ん一-鿿々〆」』）)]")
 BEHIND_DOT = re.compile(r"\s+(?![a-z])|[^\x00-\u3000\d]")  # not in ファミ通.com, 毎日. jp
 KANJI_NUMBER = re.compile(r"[〇一二三四五六七八九十][．.]\s?[〇一二三四五六七八九]")
@@ -115,6 +124,8 @@ def _ends_quotation(text: str, quotation: tuple[int, int], start: int, end: int)
     if end <= quotation[1] or text[start : quotation[0]].strip():
         return False
     following = text[end : end + 1]
+    if RUN.match(text, end, end + MAX_QUOTATION):
+        return False
     if text[quotation[0]] in "（(":
         return not (following in NO_START or PARTICLE.match(text, end))
     return not following or following.isspace() or following in "「『（("

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator
 
 from bert_ja import templates
-from bert_ja.marks import BREAK, DIVIDER, HIDE, HOLE, MARK, SHOW, UNWANTED
+from bert_ja.marks import BREAK, DIVIDER, GAP, HIDE, HOLE, MARK, SHOW, UNWANTED
 
 HAS_WORD = re.compile(r"\w")
 
@@ -124,7 +124,7 @@ def _drop_raw(text: str) -> str:
 
 # Sections of notes, sources, lists and pictures. Compound titles (脚注・出典, 注釈と参考文献) count part by part.
 NO_PROSE_TITLES = """
-    脚注 脚註 注 註 注釈 註釈 注記 註記 補注 補註 原注 訳注 出典 出展 典拠 典拠管理 引用 引用元 引用文献 情報源
+    脚注 脚註 本文注 注 註 注釈 註釈 注記 註記 補注 補註 原注 訳注 出典 出展 典拠 典拠管理 引用 引用元 引用文献 情報源
     参考 参考文献 参考図書 参考資料 参考書 参考書籍 参考論文 参考記事 参考サイト 参考リンク 参照 参照文献
     文献 文献案内 主要文献 主要参考文献 一次資料 二次資料 一次文献 二次文献 推薦図書 読書案内 書誌情報
     関連文献 関連書籍 関連書 関連図書 関連資料 関連論文 関連項目 関連記事 関連サイト 関連リンク
@@ -132,16 +132,21 @@ NO_PROSE_TITLES = """
     ギャラリー 画像 画像集 画像ギャラリー フォトギャラリー 写真 写真集
 """
 NO_PROSE = set(NO_PROSE_TITLES.split())
+NO_PROSE |= {"references", "seealso", "externallinks", "furtherreading", "furtherreadings", "notes", "sources"}
+LITERATURE = re.compile("(?:.+語|欧文|和文|邦文|英文|.+関連)文献$")
 TITLE_JOINT = re.compile(r"[・、,／/&＆と]|および|及び|ならびに")
 TITLE_MARKUP = re.compile(rf"'{{2,}}|\[\[(?:[^\[\]|]*\|)?|\]\]|<[^<>]*>|\{{\{{[^{{}}]*\}}\}}|[{MARK}\s]")
 HEADING = re.compile(r"\n(=[^\n]*)")
+BEHIND_HEADING = re.compile(r"(?<==)\s*(?:\{\{[^{}\n]*\}\}\s*)+$")  # == 歴史 =={{Main|歴史}}
 
 
 @functools.lru_cache(10_000)  # most titles are 歴史, 概要, 脚注 ...
 def _is_prose_title(title: str) -> bool:
-    """Tell sections of prose from those of notes and links: "歴史" -> True, "脚注・出典" -> False."""
-    title = TITLE_MARKUP.sub("", title)
-    return title not in NO_PROSE and not all(part in NO_PROSE for part in TITLE_JOINT.split(title))
+    """Tell sections of prose from those of notes and links: "歴史" -> True, "脚注・出典" and "日本語文献" -> False."""
+    title = TITLE_MARKUP.sub("", title).lower()
+    return title not in NO_PROSE and not all(
+        part in NO_PROSE or LITERATURE.match(part) for part in TITLE_JOINT.split(title)
+    )
 
 
 def _sections(text: str) -> Iterator[str]:
@@ -152,6 +157,8 @@ def _sections(text: str) -> Iterator[str]:
     start, dropped_level = 0, 7  # 7: below the lowest heading, i.e. nothing is being dropped
     for heading in HEADING.finditer(text):
         line = heading[1].rstrip(f" \t{MARK}")
+        if line.endswith("}}"):
+            line = BEHIND_HEADING.sub("", line)
         level = min(len(line) - len(line.lstrip("=")), len(line) - len(line.rstrip("=")), 6)
         if level == 0 or len(line) < 3:
             continue
@@ -167,8 +174,8 @@ def _sections(text: str) -> Iterator[str]:
 # ---------------------------------------------------------------- 3. links, templates, tables
 
 # Links that hold no other markup, nine in ten, at once: [[京都市|京都]] -> 京都. A colon may be a name space or a
-# language, which is for _link() to say.
-SIMPLE_LINK = re.compile(r"\[\[(?:[^\[\]{}|\n:]+\|)?([^\[\]{}|\n:]+)\]\]")
+# language, which is for _link() to say, as are # and _.
+SIMPLE_LINK = re.compile(r"\[\[(?:[^\[\]{}|\n:]+\|)?([^\[\]{}|\n:_#]+)\]\]")
 PARAMETER = re.compile(r"\{\{\{[^{}|\n]*\|?([^{}\n]*)\}\}\}")  # {{{1|x}}} shows x
 BRACKETS = re.compile(
     r"(\{\{|\}\}|\[\[|\]\]"
@@ -187,6 +194,13 @@ HIDDEN_LINK = re.compile(
     rf"|(?-i:(?!(?:{SISTERS}):)[a-z]{{2,3}}(?:-[a-z-]+)?))\s*:",
     re.IGNORECASE,
 )
+# An image within a line, in place of a sign: no thumb, no place beside the text.
+SMALL_IMAGE = re.compile(
+    r"\s*(?:file|image|ファイル|画像)\s*:(?=[^\n]*\|\s*x?\d{1,2}(?:x\d+)?px)"
+    r"(?![^\n]*\|\s*(?:thumb|frame|left|right|center|サムネイル|フレーム|左|右|中央))",
+    re.IGNORECASE,
+)
+OTHER_WIKIPEDIA = re.compile(r":?([a-z]{2,3}(?:-[a-z-]+)?):[^|]*\|\1$")  # [[:en:Tea|en]]
 SISTER_SITE = re.compile(rf":?(?:(?:{SISTERS}|[a-z]{{2,3}}(?:-[a-z-]+)?):)*(?=.)")
 
 
@@ -291,11 +305,11 @@ class _Expander:
     def _link(self, start: int, end: int, depth: int) -> str:
         """Return what a link shows: [[京都市|京都]] -> 京都, [[ファイル:a.jpg|thumb|門]] -> a mark."""
         if HIDDEN_LINK.match(self.parts[start]):
-            return MARK
+            return GAP if SMALL_IMAGE.match(self.parts[start]) else MARK
         target, *labels = self._arguments(start, end, depth)
         if labels and labels[-1]:
-            return "|".join(labels)
-        target = SISTER_SITE.sub("", target, count=1)
+            return MARK if OTHER_WIKIPEDIA.match(f"{target}|{labels[-1]}") else "|".join(labels)
+        target = SISTER_SITE.sub("", target, count=1).removeprefix("#").replace("_", " ")
         return target.partition(" (")[0] if labels else target  # [[東京 (曖昧さ回避)|]] shows 東京
 
     def _template(self, start: int, end: int, depth: int) -> str:
@@ -304,9 +318,7 @@ class _Expander:
         if colon and name.strip().lower() in templates.PARSER_FUNCTIONS:
             expanded = self._arguments(start, end, depth)[0].partition(":")[2].strip()
             return templates.PARSER_FUNCTIONS[name.strip().lower()](expanded) or MARK
-        show = templates.rule((name + colon + value).strip().lower().replace(" ", "_"))
-        if show is None:
-            return MARK
+        show = templates.rule((name + colon + value).strip().replace(" ", "_"))
         if isinstance(show, str):
             return show
         return show(templates.Arguments(self._arguments(start, end, depth)[1:])) or MARK
@@ -331,7 +343,11 @@ TAG_NAMES = rf"({BLOCK_TAGS.replace(' ', '|')}|br|{INLINE_TAGS.replace(' ', '|')
 TAG = re.compile(rf"</?{TAG_NAMES}(?=[\s/>])[^<>]*>", re.IGNORECASE)
 TAG_BREAKS = {"br": BREAK, "li": "\n*", "dd": "\n:", "dt": "\n;"}
 IS_BLOCK = re.compile(BLOCK_TAGS.replace(" ", "|"), re.IGNORECASE)
-POWER = re.compile(r"(?<=\d)<sup(?:\s[^<>]*)?>(?=[-−+]?\d)", re.IGNORECASE)  # 10<sup>6</sup>, which is not 106
+# 10<sup>6</sup> is not 106, nor n<sup>3</sup> n3; but m2, km2, H2, kg and others are units and elements.
+POWER = re.compile(
+    r"(?:(?<=[\d)])|(?<![A-Za-z][A-Za-z])(?<=[a-fh-ln-rt-zA-GI-JL-MP-RT-Z]))<(?i:sup)(?:\s[^<>]*)?>(?=[-−+]?\d+</)"
+)
+NOTE_SIGN = re.compile(r"<sup(?:\s[^<>]*)?>(?:[*†‡※]+\d*|[\[(（]?注\s*\d*[])）]?)</sup\s*>", re.IGNORECASE)
 RUBY_TAG = re.compile(r"<(/?ruby|/?r[tpb]c?)(?=[\s/>])[^<>]*>", re.IGNORECASE)
 
 
@@ -380,9 +396,11 @@ def _drop_inline(text: str) -> str:
     if "-{" in text:
         text = VARIANT.sub(_variant, text)
     if "<" in text:
-        if "<ruby" in text.lower():
+        lower = text.lower()
+        if "<ruby" in lower:
             text = "\n".join(map(_html_ruby, text.split("\n")))
-        text = POWER.sub("^", text)
+        if "<sup" in lower:
+            text = NOTE_SIGN.sub(MARK, POWER.sub("^", text))
         text = TAG.sub(_tag_text, text)
     return text
 
@@ -434,6 +452,11 @@ def _mend(text: str) -> str:
     return text
 
 
+# A gap where a sentence lacks a word: 人口は(gap)人, 位置は(gap)に位置し. Others are notes mostly.
+GAP_IN_SENTENCE = re.compile(
+    rf"(?<=[はがをにのと約、「]){GAP}"
+    r"(?=[のはがをにともでへや](?![ぁ-ん])|[人年月日円歳個回件位点頭校両%％‰度]|k?m2?(?![A-Za-z]))"
+)
 # A formula on a line of its own is no part of a sentence, and in brackets no part that is missed.
 FORMULA_LINE = re.compile(rf"\n[{ITEM_SIGNS}]*{HOLE}[{HOLE}{MARK}、。,. ]*(?=\n|\Z)")
 FORMULA_IN_BRACKETS = re.compile(rf"{HOLE}(?<=[（(]{HOLE})(?=[）)])")
@@ -457,6 +480,9 @@ def _drop_broken(text: str) -> str:
 # What ends like this goes on behind a line break, a picture or a blank line, but not behind an item or a row.
 OPEN_END = tuple("、，はがをにのとへも")
 JOINT = re.compile(rf"{BREAK}(?<=[{''.join(OPEN_END)}]{BREAK})\n?(?![{ITEM_SIGNS}|!])")
+# What announces a list or a quotation, which is no sentence without it.
+UNFINISHED = (*OPEN_END, "上で", "かつ", "および", "たとえば", "例えば", "によれば")
+LATE_STOP = re.compile(rf"\n(?<=[^\n]\n)(?={MARK}+ ?[。、])")  # ... である(line end)<ref/>。
 # <br> parts a plain line as a blank line does, and an item into items: "*甲(break)乙" -> "*甲\\n*乙".
 BROKEN_LINE = re.compile(rf"\n([{ITEM_SIGNS}]*+)([^\n{BREAK}]*+{BREAK}[^\n]*)")
 
@@ -464,10 +490,14 @@ BROKEN_LINE = re.compile(rf"\n([{ITEM_SIGNS}]*+)([^\n{BREAK}]*+{BREAK}[^\n]*)")
 def _finish(text: str) -> str:
     """Remove what is left of broken markup, broken sentences and all marks."""
     text = JOINT.sub("", text.replace("\n ", "\n:"))
+    if "\n" + MARK in text:
+        text = LATE_STOP.sub("", text)
     if BREAK in text:
         text = BROKEN_LINE.sub(lambda line: "\n" + line[1] + line[2].replace(BREAK, "\n" + (line[1] or "\n")), text)
     if MAY_BE_RESIDUE.search(text):
         text = RESIDUE.sub(MARK, text)
+    if GAP in text:
+        text = GAP_IN_SENTENCE.sub(HOLE, text).replace(GAP, MARK)
     if HOLE in text:
         text = _drop_broken(text)
     text = _mend(SPACES.sub(" ", text))
@@ -480,31 +510,46 @@ def _finish(text: str) -> str:
 # their names too: 「また、春に。」(2001年); so do lists of marks like ！, and what such a mark ends is a name mostly.
 ITEM_STOP = re.compile(rf"[。．｡](?:[{CLOSING}]*+$|(?![{CLOSING}]| ?[（(]\d))|[.?？](?<=[かるたい].)$")
 HIRAGANA = re.compile("[ぁ-ん]")
+# Not a name that ends like a verb.
+ITEM_SENTENCE = re.compile("(?!「.*」$|『.*』$)(?=.*[はがをにで])(?:[^ぁ-ん]*[ぁ-ん]){5}")
 MIN_ITEM = 6  # characters; an item whose formula was dropped is down to "か?"
+DASHES = ("- ", "– ", "— ")  # * - 甲は乙である。
 POINTER = re.compile("(?<=。)[ \u3000]*(?:[→⇒]|- ).*")  # ... のこと。→茶
 NO_PROSE_LINE = ("|", "!", "----")  # rows without their table, a horizontal rule
 # A line without a stop is a heading or a name, unless it ends like a verb.
 ANY_STOP = re.compile("[。．｡！？!?…]|[a-z]\\.")
 VERB_END = re.compile(r".{11,}[うくぐすつぬぶむるいただ](?:（[^（）]*）)?[」』]*[:：]?$")
+TAIL_END = re.compile("[うくぐすつぬぶむるいただんろもよねかさ](?:（[^（）]*）)?[」』）)]*[:：]?$")
+LONE_CLOSER = re.compile("[^（(「『【〈《“]*[）)」』】〉》”]")  # the 。 stands in a quotation that goes on
 # What begins like this lost its beginning to a list, a formula or a flag: は1990年, という。
-FRAGMENT = re.compile("※?[はがをにのもとで、](?![ぁ-ん])|である|など|という")
+FRAGMENT = re.compile(
+    "※?[はがをにのもとで、](?![ぁ-ん])|である|など|という|とな(?:る|って|り)|が(?:ある|あった|いる)。|からなる|といった(?=[^、])"
+    "|として、|にお(?:いて|ける)|によ(?:って|り、|る)|に対し|にあり、|に位置し|のよう[なに]|とある(?=[がとので、]|例)|と述べ|とされ"
+    "|と呼ばれ"
+)
+
+
+def _is_torn(tail: str) -> bool:
+    """Tell whether what follows the last 。 is no sentence: "映画で有名" is none, "茶は木である" and "」と言う" are."""
+    return not (TAIL_END.search(tail) or ANY_STOP.search(tail) or LONE_CLOSER.match(tail) or tail[0] in "（(")
 
 
 def _prose(text: str) -> str:
     """Return the whole sentences of a paragraph: "は緑。茶は木。たとえば、" -> "茶は木。"."""
     if FRAGMENT.match(text):
         text = text.partition("。")[2]
-    if text.endswith(OPEN_END):
-        text = text[: text.rfind("。") + 1]
+    before, stop, tail = text.rpartition("。")
+    if text.endswith(UNFINISHED) or (stop and tail and _is_torn(tail)):
+        text = before + stop
     return text if text.endswith("。") or ANY_STOP.search(text) or VERB_END.match(text) else ""
 
 
 def _item_prose(line: str) -> str:
-    """Return the sentences of a list item, "* 海に面する。", none of "* 高村 光"; of "; 語: 説明。" the latter."""
+    """Return the sentences of a list item: "* 海に面する。" and "; 語: 説明。" whole, none of "* 高村 光"."""
     item = line.lstrip(ITEM_SIGNS)
-    if ";" in line[: len(line) - len(item)]:
-        item = item.partition(":")[2].strip() or item
-    is_sentence = len(item) >= MIN_ITEM and ITEM_STOP.search(item) and HIRAGANA.search(item)
+    item = item[2:] if item.startswith(DASHES) else item
+    has_end = ITEM_STOP.search(item) or (VERB_END.match(item) and ITEM_SENTENCE.match(item))
+    is_sentence = len(item) >= MIN_ITEM and has_end and HIRAGANA.search(item)
     return _prose(POINTER.sub("", item)) if is_sentence else ""
 
 
@@ -542,4 +587,4 @@ def clean(text: str) -> list[str]:
     for section in _sections(text):
         plain = _drop_inline(_Expander(section).text())
         out += [paragraph for paragraph in _paragraphs(plain) if HAS_WORD.search(paragraph)]
-    return [paragraph.translate(SHOW) for paragraph in out] if re.search("[\ue010-\uf8ff]", text) else out
+    return [paragraph if paragraph.isprintable() else paragraph.translate(SHOW) for paragraph in out]

@@ -37,6 +37,27 @@ CASES = {
     ],
     "a remark that a particle follows goes on": ["（葉は緑だ。）と書く。", "(how are you?) を読む。"],
     "speech behind speech stands alone": ["「茶だ。」", "「木だ。」", "「葉だ。」と言う。"],
+    "a run of quotations that a particle follows is one word": [
+        "「茶だ。」「木だ。」などは短い。",
+        "「葉だ。」「根だ。」の二つ。",
+    ],
+    # what parentheses add
+    "what parentheses add belongs to the sentence before": [
+        "茶は木である。（昨年の調査による）",
+        "しかし、草もある。（法三条）",
+    ],
+    "a stop behind such parentheses too": ["茶は木である。（欠席四）。", "葉。"],
+    "a label begins its sentence": ["順に述べる。", "（1）茶を摘む。", "（イ）葉を蒸す。", "(10)飲む。"],
+    "parentheses that begin a sentence stay there": [
+        "葉。",
+        "（）内は丘の名。",
+        "（朝と同じく、）昼も飲む。",
+    ],
+    "a sentence in parentheses stands alone": ["茶は木である。", "（葉は緑である。）", "飲む。"],
+    "a word of comparison begins a sentence": ["茶を飲む（三条）。", "より正確には、すする。"],
+    # an ellipsis
+    "an ellipsis behind a stop begins the next sentence": ["茶は木だ。", "……いや、草だ。"],
+    "an ellipsis at the end, in a quotation and behind a mark stays": ["「茶だ。……」と言う。", "葉か！……", "根だ。……"],
     # question and exclamation marks
     "marks behind prose end a sentence": ["茶か？", "木だ！", "葉。"],
     "marks in names end nothing": ["ハイキュー!!を見る。", "Yahoo!ニュースを読む。", "サザンクロス！開幕。"],
@@ -116,6 +137,12 @@ def test_splitting_sentences_again_adds_no_space_and_loses_nothing(text):
 
 
 PATHOLOGICAL = [
+    "。（",
+    "。（茶",
+    "。（茶木葉）",
+    "。…",
+    "。 ",
+    "「茶。」",
     "「",
     "」",
     "（「",

@@ -83,7 +83,7 @@ PAGE = """{{Otheruses|山の名|人名|白井岳太}}
 
 def test_a_page_becomes_its_paragraphs_in_order():
     assert clean(PAGE) == [
-        "白井岳（しらいだけ、Mount Shirai）は、架空の北部にある山である。標高は1,204mで、ふもとの湖から登る。",
+        "白井岳（しらいだけ、英語: Mount Shirai）は、架空の北部にある山である。標高は1,204mで、ふもとの湖から登る。",
         "江戸時代に開かれた。",
         "五合目には小屋がある。",
         "夏だけ開く。",
@@ -118,9 +118,51 @@ RULES = {
     "lang keeps its text": ("{{Lang|fr|le thé}}と呼ぶ。", "le théと呼ぶ。"),
     "lang-xx and its short forms keep their text": (
         "茶（{{lang-en-short|tea}}、{{Lang-de|Tee}}）を飲む。",
-        "茶（tea、Tee）を飲む。",
+        "茶（英: tea、ドイツ語: Tee）を飲む。",
     ),
-    "IPA keeps its text": ("{{IPA|tiː}}、{{IPA-fr|te}}と読む。", "tiː、teと読む。"),
+    "a language that we cannot name keeps its text": (
+        "茶（{{lang-sgs-short|arbata}}、{{lang-cs-short|čaj}}、{{lang-en|}}）を飲む。",
+        "茶（arbata、čaj）を飲む。",
+    ),
+    "llang shows the word and its reading": (
+        "{{llang|la|Thea|テア}}と{{llang|la|Camellia}}。",
+        "Thea（テア）とCamellia。",
+    ),
+    "IPA sets sounds in brackets, ipa between strokes": (
+        "{{IPA|tiː}}、{{IPA-fr|te}}、{{ipa|t}}、{{Ipa|i}}、{{発音記号|a}}、{{IPA|[o]}}、{{ipa|/e/}}、{{IPA2|u}}と読む。",
+        "[tiː]、[te]、/t/、/i/、[a]、[o]、/e/、uと読む。",
+    ),
+    "brackets of sounds are no link": ("[{{IPA|[[音|t]]}}]と[[音|{{IPA|i}}]]。", "[[t]]と[i]。"),
+    "a sound shows its word and not its icon": (
+        "{{Audio|a.ogg|Tee}}、{{audio|b.ogg||de|Tee|テー}}、{{Audio|c.ogg|発音}}、{{Audio|d.ogg||de|Tee}}を聞く。",
+        "Tee、Tee（テー）、Teeを聞く。",
+    ),
+    "the name of a country stays, its flag goes": (
+        "{{JPN}}と{{flag|USA}}と{{flag|茶国}}と{{UK}}と{{flagicon|JPN}}がある。",
+        "日本とアメリカ合衆国と茶国とイギリスとがある。",
+    ),
+    "a sentence without a word that we do not know goes": (
+        "茶。人口は{{人口表|茶町}}人である。丘は{{位置表|1|2}}に、谷は{{位置表|3}}に位置する。"
+        "書体では、[[ファイル:a.png|10px]]と書く。木。",
+        "茶。木。",
+    ),
+    "notes are no words that are missing": (
+        "茶は{{要出典}}木である。葉を{{Sfn|葉|1}}の棚に置く。丘が、{{どこの表}}のちに崩れる。",
+        "茶は木である。葉をの棚に置く。丘が、のちに崩れる。",
+    ),
+    "a picture beside the text is none of its words": (
+        "茶は、[[ファイル:a.png|thumb|10px]]木[[ファイル:b.png|20px]]である。",
+        "茶は、木である。",
+    ),
+    "the code of another Wikipedia goes": (
+        "茶会（[[:en:Tea party|en]]）を開き、茶室([[:fr:Thé|fr]]、狭い部屋)に入る。[[:en:Tea|en茶]]。",
+        "茶会を開き、茶室(狭い部屋)に入る。en茶。",
+    ),
+    "a link within the page shows no sign": ("[[#春の茶]]と[[茶_(木)]]を読む。", "春の茶と茶 (木)を読む。"),
+    "a note's stop on the next line is that of its sentence": (
+        "茶は木である\n<ref>本</ref>。\n葉は緑。",
+        "茶は木である。葉は緑。",
+    ),
     "仮リンク without a label shows the title": ("{{仮リンク|緑茶の道|en|Tea Road}}を行く。", "緑茶の道を行く。"),
     "仮リンク shows its label": ("{{仮リンク|緑茶の道|en|Tea Road|label='''道'''}}を行く。", "道を行く。"),
     "ill2 shows the title": ("{{ill2|茶会|en|Tea Party}}を開く。", "茶会を開く。"),
@@ -220,9 +262,22 @@ RULES = {
         "10<sup>6</sup>個、10<SUP class=x>&minus;3</SUP>秒、2{{sup|10}}個、m{{sup|2}}、3日<sup>1</sup>。",
         "10^6個、10^−3秒、2^10個、m2、3日1。",
     ),
+    "a power of a variable keeps its sign, that of a unit has none": (
+        "n<sup>3</sup>、(a+b)<sup>2</sup>、km<sup>2</sup>、H<sub>2</sub>O、Ca<sup>2+</sup>、sin<sup>2</sup>x。",
+        "n^3、(a+b)^2、km2、H2O、Ca2+、sin2x。",
+    ),
+    "raised signs of notes go": (
+        "茶<sup>*</sup>は木<sup>†2</sup>で<sup>[注 3]</sup>、葉<sup>注1</sup>は緑。",
+        "茶は木で、葉は緑。",
+    ),
     "powers of ten come as templates too": (
         "約3{{e|8}}m、{{10^|5}}個、{{val|6.02|e=23|u=/mol}}、{{val|3|ul=m}}、{{数値|8}}である。",
         "約3×10^8m、10^5個、6.02×10^23/mol、3m、8である。",
+    ),
+    "a value keeps its error": ("{{val|1.67|(3)|e=-27|ul=kg}}、{{val|2|0.5}}個。", "1.67(3)×10^-27kg、2±0.5個。"),
+    "convert keeps ranges and feet with inches": (
+        "{{convert|5|-|8|km|mi}}、{{convert|2|x|3|m}}、{{convert|6|ft|2|in}}、{{convert|6|ft|m|2}}、{{convert|6|km|2}}。",
+        "5〜8km、2×3m、6フィート2インチ、6フィート、6km。",
     ),
     "what only looks like a tag stays": ("a<bかつ<茶>である。", "a<bかつ<茶>である。"),
     "a table in HTML goes": ("茶。<table><tr><td>表。<table><tr><td>x</td></tr></table></td></tr></table>", "茶。"),
@@ -262,6 +317,10 @@ ITEMS = {
     ": 字下げの文である．": "字下げの文である．",
     "\u3000字下げの文である。": "字下げの文である。",
     "* 茶の木。葉を摘んで蒸す": "茶の木。葉を摘んで蒸す",
+    "* 茶の木。葉の図": "茶の木。",
+    "* 1901年 - 茶業組合が丘のふもとにつくられる": "1901年 - 茶業組合が丘のふもとにつくられる",
+    "* - 茶は木である。": "茶は木である。",
+    "; 紅茶 : 発酵させた茶である。": "紅茶 : 発酵させた茶である。",
     "* 茶の一つ。→[[緑茶]]": "茶の一つ。",
     "* 茶を飲むこと。 - [[喫茶]]": "茶を飲むこと。",
     "* 一番茶<br>春に摘む茶。<br/>夏の茶は、<br>濃い。": ["春に摘む茶。", "夏の茶は、濃い。"],
@@ -270,8 +329,10 @@ NO_ITEMS = ["* 緑茶", ":: 茶の一覧", "# か?", "*「飲む。」", "* 茶�
 NO_ITEMS += [
     "* また、茶の間で。（1901年、茶野役）",
     "* お茶にしよう！",
-    "* {{flag|x}}は1901年に茶を植えた。",
+    "* {{flagicon|x}}は1901年に茶を植えた。",
     "* さて、茶とは",
+    "* 「茶の木のそばで君を想うとき花が咲く」",
+    "* 茶の木山道を登り新茶摘む",
 ]
 
 
@@ -286,11 +347,54 @@ def test_a_list_item_goes_when_it_is_a_name_or_a_fragment(item):
     assert clean(f"茶は木。\n{item}\n木。") == ["茶は木。", "木。"]
 
 
-def test_of_a_definition_the_term_goes():
-    assert clean("; 緑茶\n: 発酵させない茶である。\n; 紅茶 : 発酵させた茶である。") == [
-        "発酵させない茶である。",
-        "発酵させた茶である。",
-    ]
+def test_a_term_on_a_line_of_its_own_goes():
+    assert clean("; 緑茶\n: 発酵させない茶である。") == ["発酵させない茶である。"]
+
+
+TORN = {
+    "茶は木である。香りで有名": ["茶は木である。"],
+    "茶は木である。たとえば": ["茶は木である。"],
+    "茶は木である。以下の通り：": ["茶は木である。"],
+    "茶は木である。葉も摘む": ["茶は木である。葉も摘む"],
+    "茶は木である。葉も摘む（春のみ）": ["茶は木である。葉も摘む（春のみ）"],
+    "茶は木である。（春の茶）": ["茶は木である。（春の茶）"],
+    "茶は木である。葉も！": ["茶は木である。葉も！"],
+    "彼は「茶は木である。」という説": ["彼は「茶は木である。」という説"],
+    "茶は木であると断った上で": [],
+}
+
+
+@pytest.mark.parametrize("paragraph", TORN)
+def test_of_a_paragraph_what_lost_its_end_goes(paragraph):
+    assert clean(paragraph) == TORN[paragraph]
+
+
+BEGINNINGS = (
+    "となる。 といった点である。 がある。 にあり、谷もある。 において茶を摘む。 のように摘む。 とある例である。"
+)
+BEGINNINGS += " により、摘む。 と呼ばれる。 からなる。 として、摘む。 に対し、摘む。"
+
+
+@pytest.mark.parametrize("fragment", BEGINNINGS.split())
+def test_of_a_paragraph_what_lost_its_beginning_goes(fragment):
+    assert clean(f"茶。\n\n{fragment}葉は緑。") == ["茶。", "葉は緑。"]
+
+
+@pytest.mark.parametrize(
+    "heading",
+    ["歴史", "歴史 =={{Main|茶の歴史}}", "歴史==<ref>本</ref>", "歴史 == {{a|b}} {{c}}", "資料文献学", "文献"],
+)
+def test_a_heading_ends_its_line_whatever_stands_behind_it(heading):
+    closing = "" if "==" in heading else " =="
+    kept = [] if heading == "文献" else ["葉は緑。"]
+    assert clean(f"茶は木。\n== {heading}{closing}\n葉は緑。") == ["茶は木。", *kept]
+
+
+@pytest.mark.parametrize(
+    "title", ["日本語文献", "欧文文献", "本文注", "References", "See also", "Further reading", "External links"]
+)
+def test_sections_of_literature_go_in_other_words_too(title):
+    assert clean(f"茶は木。\n== {title} ==\n茶の本がある。") == ["茶は木。"]
 
 
 def test_a_line_break_ends_a_paragraph_unless_a_sentence_goes_on():
@@ -375,7 +479,7 @@ def test_a_dropped_subsection_ends_at_the_next_heading_of_its_level():
 
 
 def test_headings_go_and_equations_stay():
-    assert clean("=茶=\n== 歴史と文化 ==\nx = y = である。\n= 茶は木") == ["x = y = である。= 茶は木"]
+    assert clean("=茶=\n== 歴史と文化 ==\nx = y = である。\n= 茶は木である") == ["x = y = である。= 茶は木である"]
 
 
 # ---------------------------------------------------------------- damage is bounded
@@ -394,7 +498,7 @@ UNCLOSED = {
     "a formula costs its line": ("茶。<math>n\n木。", ["茶。木。"]),
     "a parameter costs its line": ("茶。{{{1|x\n木。", ["茶。木。"]),
     "a gallery costs its line": ("茶。<gallery>\n木。", ["茶。木。"]),
-    "nothing passes a heading": ("茶。{{x\n== 木 ==\n木}}。[[葉\n== 根 ==\n根]]。", ["茶。", "木。葉", "根。"]),
+    "nothing passes a heading": ("茶。{{x\n== 木 ==\n木}}。[[葉。\n== 根 ==\n根]]。", ["茶。", "木。葉。", "根。"]),
     "closers alone go": ("茶}}は]]木|}。\n|}\n</ref>葉。</div>", ["茶は木|}。", "葉。"]),
 }
 
@@ -424,6 +528,8 @@ OPENERS = [
     "<math>^{",
     "{{{1|", "{{{1|x}}}", "{{#expr:1}}", "、\n", "、\n\n", "茶は<br>", "\n* 茶、<br>", "う（", "。→", "\n* 。」",
     "は緑。",
+    "={{a}}", "[[File:a|9px|", "は{{q}}の", "1<sup>", "<sup>注", "<sup>1</sup>", "[[:en:a|", "[[:en:a|en]]", "{{IPA|",
+    "{{JPN}}は", "。葉", "う」", "\n<ref/>。", "\n* うを", "[[a_b]]",
     "[] ", "][", "る:", "　", "\n;", "\n:",
 ]  # fmt: skip
 NESTINGS = {"{{": "}}", "{{lang|en|": "}}", "[[a|": "]]", "\n{|": "\n|}", "{{lang|en|[[a|": "]]}}", "<div>": "</div>"}
