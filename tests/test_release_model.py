@@ -360,14 +360,14 @@ def test_help_explains_every_option(here):
 
 @pytest.mark.parametrize("broken", ["README.md", "CHANGELOG.md", "meta.json"])
 def test_a_failing_write_leaves_no_release(here, monkeypatch, broken):
-    write = files.write_bytes
+    output = files.output
 
-    def full(path, data):
+    def full(path):
         if Path(path).name == broken:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, data)
+        return output(path)
 
-    monkeypatch.setattr(files, "write_bytes", full)
+    monkeypatch.setattr(files, "output", full)
     with pytest.raises(OSError, match="No space left"):
         release_model.main()
     assert list(Path("release").iterdir()) == []
