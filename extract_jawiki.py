@@ -70,6 +70,8 @@ def extract(found: Iterable[pages.Page]) -> Extract:
         try:
             with workers.cpu_limit(PAGE_SECONDS):
                 text = documents.Lines.of(sentences_of(page.text))
+        except MemoryError:
+            raise
         except Exception as error:  # whatever it is, one page must not cost the other million
             counts["failed"] += 1
             failures.append(row | {"error": f"{type(error).__name__}: {error}"[:200]})
@@ -185,6 +187,8 @@ def main(
                 f"{counts['failed']:,} failed): name a pages-articles dump of a wiki"
             )
         run = files.run_facts(output_file=text, index_file=index) | {"num_workers": num_workers}
+        writer.sync()
+        records.enter_context(cli.no_interrupt())
         facts = record(paths, inputs, writer, counts, failures) | {"run": run}
         records.enter_context(files.record_around(text, facts))
     cli.say(

@@ -8,6 +8,7 @@ corpus.meta.json holds as a record and corpus.md for people to read:
 """
 
 import contextlib
+import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -41,11 +42,12 @@ def filter_checks(name: str, given: dict) -> dict[str, bool]:
 def require_apart(path: Path, outputs: list[Path]) -> None:
     """Refuse an input that the outputs would replace, or would be part of."""
     folder = outputs[0].parent
-    if path.is_dir() and folder.resolve().is_relative_to(path.resolve()):
+    if path.is_dir() and Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(path)):
         raise cli.StageError(f"{folder} lies in {path}, which is read: name another --output_dir")
-    taken = {file.resolve() for output in outputs for file in (output, documents.index_path(output))}
-    taken |= {(folder / name).resolve() for name in (REPORT, SUMMARY)}
-    if taken & {path.resolve(), documents.index_path(path).resolve()}:
+    written = [file for output in outputs for file in (output, documents.index_path(output), files.record_path(output))]
+    written += [folder / REPORT, folder / SUMMARY]
+    taken = {os.path.realpath(name) for file in written for name in (file, files.partial_path(file))}
+    if taken & {os.path.realpath(path), os.path.realpath(documents.index_path(path))}:
         raise cli.StageError(f"{path} would be overwritten by {folder}: name another --output_dir")
 
 
@@ -62,7 +64,11 @@ def check(given: Sequence[str], reading: Reading, outputs: list[Path], options: 
         | options
     )
     paths = [Path(path) for path in given]
+    for output in [outputs[0].parent / SUMMARY, outputs[0].parent / REPORT, *outputs]:
+        cli.require({f"{output} is a folder, where a file is to go: name another --output_dir": not output.is_dir()})
     for path in paths:
+        left = path.name.startswith(".") and path.name.endswith(".partial")
+        cli.require({f"{path} is what a run left that did not finish: run its stage again": not left})
         require_apart(path, outputs)
         documents.require_documents(path, reading, NAME_A_TEXT)
     needed = DISK_PER_TEXT_BYTE * sum(map(documents.unpacked_size, paths))
@@ -109,7 +115,9 @@ def prepare(
         report = corpus.report(writers, removed, chosen, inventory, drawn)
         run = {"run": files.run_facts(output_dir=folder)}
         for writer in writers:
-            writer.flush()  # a full disk shows while the earlier corpus still has its report
+            writer.sync()  # a full disk shows while the earlier corpus still has its report
+        records.enter_context(cli.no_interrupt())
+        for writer in writers:
             facts = common | {"outputs": writer.outputs(), "counts": writer.counts()} | run
             records.enter_context(files.record_around(writer.text.path, facts))
         for earlier in (REPORT, SUMMARY):

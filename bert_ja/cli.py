@@ -9,7 +9,9 @@ import difflib
 import errno
 import inspect
 import os
+import signal
 import sys
+import threading
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -26,7 +28,7 @@ for _name, _value in {
 # What the system says to a path that cannot be used.
 PATH_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR),
-    *(errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP),  # EEXIST: a file where a folder is to be made
+    *(errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP, errno.EFBIG),  # EEXIST: a file where a folder is to be made
 )
 TRUE_WORDS = ("true", "yes", "1")
 FALSE_WORDS = ("false", "no", "0")
@@ -166,6 +168,25 @@ def say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+@contextlib.contextmanager
+def no_interrupt() -> Iterator[None]:
+    """Let Ctrl-C wait for the end of a body that takes milliseconds: renames that belong together, a new process.
+
+    The mask of signals would not do: the system gives a signal to any thread, and Python to the main one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    waiting = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: waiting.append(frame))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if waiting and callable(before):
+        before(signal.SIGINT, waiting[0])
+
+
 def _leave(program: str, message: str, code: int) -> typing.NoReturn:
     say(f"{program}: error: {' '.join(message.split())}")
     sys.exit(code)
@@ -183,6 +204,8 @@ def one_line_errors(program: str) -> Iterator[None]:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit has somewhere to go
         _leave(program, "the reader of standard output went away", 141)
+    except MemoryError:
+        _leave(program, "out of memory: close other programs, or run it with fewer --num_workers where it has them", 2)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -197,9 +220,9 @@ def _open_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    for number, name in ((1, "stdout"), (2, "stderr")):
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(number, "w", closefd=False))
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))
 
 
 def run(main: Callable, program: str | None = None) -> None:

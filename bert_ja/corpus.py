@@ -5,6 +5,7 @@ goes document by document or block by block, so that memory does not grow with t
 """
 
 import collections
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import zip_longest
@@ -25,24 +26,35 @@ TRAIN, VALID, TEST, NEAR_EMPTY, REPEATED = range(len(BECOMES))
 PUBLISHED_SENTENCES = 500_000  # in valid and in test of the published run
 LARGE_CORPUS = 20 * PUBLISHED_SENTENCES  # sentences; from here on that is 5 % each or less
 BUCKET_BITS = 16  # of a key: one document in 65,536 is sorted
+INDEX = ".index.jsonl"
 SHOWN_SENTENCES = 10  # in the report
 
 
 # What is read
 
 
+def _names_of(path: Path) -> Iterator[Path]:
+    """A file, the one that a link means, and what each was before it was compressed, or the text of an index."""
+    for name in (path, Path(os.path.realpath(path))):
+        yield name
+        yield plain_path(name)
+        if name.name.endswith(INDEX):
+            yield name.with_name(name.name.removesuffix(INDEX) + ".txt")
+
+
 def _recorded(path: Path) -> Iterator[Path]:
-    """An input, what it was before it was compressed, and all in a folder that may have a record, behind links too."""
-    yield path
-    yield plain_path(path)
+    """Whatever may have a record of an input, or of what is in a folder, behind links too."""
+    yield from _names_of(path)
     for folder, folders, names in os.walk(path, followlinks=True):
         folders[:] = [name for name in folders if not leads_back(Path(folder, name))]
         if "meta.json" in names:
             yield Path(folder)
         for name in names:
-            name = name.removeprefix(".").removesuffix(".partial")  # as a run that was killed leaves a record
-            if name.endswith(".meta.json"):
-                yield Path(folder, name.removesuffix(".meta.json"))
+            record = name.removeprefix(".").removesuffix(".partial")  # as a run that was killed leaves one
+            if record.endswith(".meta.json"):
+                yield Path(folder, record.removesuffix(".meta.json"))
+            elif name.endswith(INDEX) or Path(folder, name).is_symlink():
+                yield from _names_of(Path(folder, name))
 
 
 def is_private(paths: list[Path], asked: bool | None) -> bool:
@@ -66,11 +78,19 @@ def origin(paths: list[Path], name: str, license: str | None, source: str | None
     }
 
 
-def state(paths: list[Path]) -> list[tuple[Path, int, int]]:
-    """Size and time of the last change of every file that is read."""
+def state(paths: list[Path]) -> str:
+    """A hash of the size and the time of the last change of every file that is read."""
+    digest = hashlib.sha256()
     files_in = (path.rglob("*") if path.is_dir() else (path, index_path(path)) for path in paths)
-    found = [(file, file.stat()) for group in files_in for file in sorted(group) if file.is_file()]
-    return [(file, facts.st_size, facts.st_mtime_ns) for file, facts in found]
+    for group in files_in:
+        total = 0  # of a folder's files, in whatever order they come
+        for file in group:
+            if file.is_file():
+                facts = file.stat()
+                row = f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape")
+                total += int.from_bytes(hashlib.sha256(row).digest())
+        digest.update(f"{total}\n".encode())
+    return digest.hexdigest()
 
 
 def changed() -> StageError:

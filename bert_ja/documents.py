@@ -553,9 +553,11 @@ class Writer:
         """Sentences by their characters, in powers of two: {"16-31": 120, "32-63": 310}."""
         return {f"{1 << bits >> 1}-{(1 << bits) - 1}": self._lengths[bits] for bits in sorted(self._lengths)}
 
-    def flush(self) -> None:
-        self.text.flush()
-        self.index.flush()
+    def sync(self) -> None:
+        """Bring all that was written to the disk."""
+        for output in (self.text, self.index):
+            output.file.flush()
+            os.fsync(output.file.fileno())
 
     def outputs(self) -> list[dict]:
         return [self.text.describe(), self.index.describe()]
@@ -570,11 +572,11 @@ def writers(*texts: tuple[Path | str, Path | str]) -> Iterator[list[Writer]]:
     """
     with contextlib.ExitStack() as stack:
         pairs = [[stack.enter_context(files.output(path)) for path in pair] for pair in reversed(texts)][::-1]
-        yield [Writer(text, index) for text, index in pairs]
+        writers = [Writer(text, index) for text, index in pairs]
+        yield writers
+        for writer in writers:
+            writer.sync()
         outputs = [output for pair in pairs for output in pair]
-        for output in outputs:
-            output.file.flush()
-            os.fsync(output.file.fileno())
         for output in outputs:
             files.record_path(output.path).unlink(missing_ok=True)
         for output in outputs:

@@ -194,10 +194,11 @@ def _open_locked_folder(folder: Path, output: Path) -> int:
 
 
 @contextlib.contextmanager
-def output(path: Path | str) -> Iterator[Output]:
+def output(path: Path | str, stays: Callable[[], bool] = lambda: False) -> Iterator[Output]:
     """Write `path` beside it under its partial name and rename it into place once complete and on the disk.
 
-    The record of an earlier output goes away at the start of the replacement; after an error nothing is left.
+    The record of an earlier output goes away at the start of the replacement; after an error nothing is left, or the
+    partial file where `stays` says so.
     """
     path = Path(path)
     if path.is_dir():
@@ -217,7 +218,8 @@ def output(path: Path | str) -> Iterator[Output]:
             record_path(path).unlink(missing_ok=True)
             os.replace(partial, path)
         except BaseException:
-            partial.unlink(missing_ok=True)  # while it is still locked, so that no other run's goes
+            if not stays():
+                partial.unlink(missing_ok=True)  # while it is still locked, so that no other run's goes
             raise
     sync_folder(path.parent)
 
@@ -385,23 +387,27 @@ def run_facts(**paths) -> dict:
     }
 
 
-@contextlib.contextmanager
-def record_around(target: Path | str, record: dict, name: str | None = None) -> Iterator[None]:
-    """Write the record of an output under its partial name, let the output be put into place, then the record too.
-
-    So a run that is killed meanwhile leaves no text that could pass for a user's own: see `require_finished`.
-    """
-    path = Path(target) / name if name else record_path(target)
-    with output(path) as file:
-        file.write((json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode())
-        file.flush()
-        yield
+def _as_bytes(record: dict) -> bytes:
+    return (json.dumps(record, ensure_ascii=False, indent=1) + "\n").encode()
 
 
 def write_record(target: Path | str, record: dict, name: str | None = None) -> None:
     """Write the record of an output file or folder that is in its place; `name` for a second record in a folder."""
-    with record_around(target, record, name):
-        pass
+    write_bytes(Path(target) / name if name else record_path(target), _as_bytes(record))
+
+
+@contextlib.contextmanager
+def record_around(target: Path | str, record: dict) -> Iterator[None]:
+    """Write the record of an output under its partial name, let the output be put into place, then the record too.
+
+    So a run that is ended meanwhile leaves no text that could pass for a user's own: the partial record, which stays
+    as long as the output stands there without another, tells it apart. See `require_finished`.
+    """
+    path = record_path(target)
+    with output(path, stays=lambda: behind_link(target).exists() and not path.exists()) as file:
+        file.write(_as_bytes(record))
+        file.flush()
+        yield
 
 
 def require_finished(target: Path | str) -> None:
@@ -422,6 +428,11 @@ def _parse_record(path: Path) -> dict:
         record = None
     if not isinstance(record, dict):
         raise StageError(f"{path} is damaged (not a JSON object): run the stage that wrote it again")
+    outputs = record.get("outputs", [])
+    if not isinstance(outputs, list) or not all(
+        isinstance(file, dict) and {"name", "size"} <= set(file) for file in outputs
+    ):
+        raise StageError(f"{path} is damaged (its outputs are no list of files): run the stage that wrote it again")
     return record
 
 

@@ -210,6 +210,8 @@ def _parse(*xml: bytes) -> list[Page]:
             parser.Parse(part)
         parser.Parse(b"", True)
     except expat.ExpatError as error:
+        if error.code == expat.errors.codes[expat.errors.XML_ERROR_NO_MEMORY]:
+            raise MemoryError from None
         raise Damage(f"XML: {expat.ErrorString(error.code)}", collector.last_page()) from None
     return collector.pages
 

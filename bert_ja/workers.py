@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import pickle
 import queue
+import resource
 import signal
 import threading
 import traceback
@@ -17,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 
-from bert_ja.cli import StageError
+from bert_ja.cli import StageError, no_interrupt
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 AHEAD = 2  # items that a worker has at most: one under way, and the next, lest it wait for us
@@ -100,7 +101,8 @@ class _Worker:
         self.answers, answers = fork.Pipe(duplex=False)
         self.waiting: deque[int] = deque()  # numbers of its items, in order
         self._process = fork.Process(target=_serve, args=(os.getpid(), function, items, answers), daemon=True)
-        self._process.start()
+        with no_interrupt():  # Python drops what is raised while it forks
+            self._process.start()
         items.close()
         answers.close()
 
@@ -137,6 +139,8 @@ class _Crew:
 
     def __init__(self, function: Callable, num_workers: int):
         self._function, self._num_workers = function, num_workers
+        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # a worker takes four descriptors, 1,024 is a usual limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
         self._workers: list[_Worker] = []
         self._answers: dict[int, tuple[object, str | None]] = {}  # that nobody took yet
 
@@ -144,9 +148,20 @@ class _Crew:
         """Give an item to the worker that has the fewest."""
         worker = min(self._workers, key=lambda worker: len(worker.waiting), default=None)
         if worker is None or (worker.waiting and len(self._workers) < self._num_workers):
-            worker = _Worker(self._function)
-            self._workers.append(worker)
+            worker = self._start()
         worker.send(number, item)
+
+    def _start(self) -> _Worker:
+        try:
+            worker = _Worker(self._function)
+        except OSError as error:  # no more processes or open files
+            number = len(self._workers) + 1
+            raise StageError(
+                f"worker process {number} cannot be started ({error.strerror}): run the command again with fewer "
+                "--num_workers"
+            ) from None
+        self._workers.append(worker)
+        return worker
 
     def take(self, number: int) -> object:
         """The result of an item, waited for; other answers are put aside as they come."""
@@ -176,7 +191,8 @@ def ordered_map(function: Callable, items: Iterable, num_workers: int) -> Iterat
     are pickled. Raises StageError when a worker dies; an exception of `function` is raised as it is.
     """
     if num_workers <= 1:
-        yield from map(function, items)
+        for item in items:  # and not map(), which takes a StopIteration of the function for the end
+            yield function(item)
         return
     crew = _Crew(function, num_workers)
     sent = taken = 0

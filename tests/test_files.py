@@ -535,6 +535,13 @@ def test_another_stages_file_is_refused(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("outputs", ["5", "[5]", '[{"name": "a"}]', "null"])
+def test_a_record_whose_outputs_are_none_is_refused(tmp_path, outputs):
+    (tmp_path / "a.jsonl.meta.json").write_text(f'{{"outputs": {outputs}}}')
+    with pytest.raises(StageError, match="is damaged .its outputs are no list of files.: run the stage that"):
+        files.read_record(tmp_path / "a.jsonl")
+
+
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'"a"', b"\xff", b"null"])
 def test_a_damaged_record_is_refused(content, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -465,6 +465,60 @@ def test_a_kill_never_leaves_a_private_text_that_passes_for_a_public_one(whole, 
     assert call > 10
 
 
+@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError], ids=["ctrl-c", "a-failing-disk"])
+def test_an_error_never_leaves_a_private_text_that_passes_for_a_public_one(whole, tmp_path, monkeypatch, error):
+    """At every rename; then again after another run that fails."""
+    replace, out = os.replace, tmp_path / "out"
+    for call in range(1, 10):
+        shutil.rmtree(out, ignore_errors=True)
+        for failing in (call, 1):
+            numbers = itertools.count(1)
+
+            def failing_replace(source, target, numbers=numbers, failing=failing):
+                if next(numbers) == failing:
+                    raise error
+                replace(source, target)
+
+            monkeypatch.setattr(os, "replace", failing_replace)
+            with pytest.raises(error):
+                prepare(whole / "story.txt", folder=out, private_corpus=True)
+            texts = sorted(out.glob("*.txt"))
+            assert all(is_known_private([path]) for path in texts)
+            assert not texts or is_known_private([out])
+        monkeypatch.setattr(os, "replace", replace)
+    prepare(whole / "story.txt", folder=out, private_corpus=True)
+    assert is_known_private([out / "train.txt"])
+    assert hidden(out) == set()
+
+
+def test_ctrl_c_waits_until_all_texts_and_records_are_in_their_place(whole, tmp_path, monkeypatch):
+    replace = os.replace
+
+    def interrupted_replace(source, target):
+        if Path(target).name == "valid.txt":
+            os.kill(os.getpid(), signal.SIGINT)
+        replace(source, target)
+
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
+    monkeypatch.setattr(os, "replace", interrupted_replace)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(whole / "story.txt", folder=tmp_path / "out")
+    signal.signal(signal.SIGINT, before)
+    expected = {name: content for name, content in contents(whole / "whole").items() if name in NAMES}
+    assert contents(tmp_path / "out") == expected
+
+
+def test_what_a_killed_run_left_is_no_input(whole, tmp_path):
+    left = tmp_path / ".train.txt.partial"
+    left.write_bytes((whole / "story.txt").read_bytes())
+    with pytest.raises(StageError, match=r"\.train\.txt\.partial is what a run left that did not finish"):
+        prepare(left, folder=tmp_path / "out")
+    for name in ("train.txt", "corpus.md"):
+        (tmp_path / name / name).mkdir(parents=True)
+        with pytest.raises(StageError, match=f"{name} is a folder, where a file is to go: name another --output_dir"):
+            prepare(whole / "story.txt", folder=tmp_path / name)
+
+
 @pytest.mark.full
 def test_twenty_kills_at_any_time_leave_nothing_half_written(tmp_path):
     text = tmp_path / "aozora.txt"
@@ -675,9 +729,11 @@ def test_a_report_never_replaces_an_input_of_its_name(tmp_path):
     assert (tmp_path / "corpus.md").read_bytes() == before
 
 
-@pytest.mark.parametrize("way", ["packed", "folder within", "linked folder"])
+@pytest.mark.parametrize(
+    "way", ["packed", "folder within", "linked folder", "folder of links", "link to packed", "index"]
+)
 def test_a_private_text_stays_private_however_it_is_named(text, tmp_path, way, capsys):
-    """A copy compressed beside the record, a folder with a record within the one named, one behind a link."""
+    """Packed beside its record, in a folder with one, behind links of any kind, or its index."""
     given, real = tmp_path / "in", tmp_path / "real"
     given.mkdir()
     real.mkdir()
@@ -687,6 +743,20 @@ def test_a_private_text_stays_private_however_it_is_named(text, tmp_path, way, c
         given = tmp_path / "story.txt.bz2"
         given.write_bytes(bz2.compress(text.read_bytes()))
         files.write_record(text, {"corpus": {"private": True}})
+    elif way == "folder of links":
+        for file in sorted(real.iterdir()):
+            (given / file.name).symlink_to(file)
+            files.write_record(file, {"corpus": {"private": file.name == "1.txt"}})
+    elif way == "link to packed":
+        (tmp_path / "story.txt.bz2").write_bytes(bz2.compress(text.read_bytes()))
+        (given := tmp_path / "link.bz2").symlink_to(tmp_path / "story.txt.bz2")
+        files.write_record(text, {"corpus": {"private": True}})
+    elif way == "index":
+        rows = [{"id": n, "text": f"{n}番目の文がある。"} for n in range(9)]
+        index = tmp_path / "story.index.jsonl"
+        index.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        files.write_record(index.with_name("story.txt"), {"corpus": {"private": True}})
+        given = index
     elif way == "folder within":
         real = real.rename(given / "sub")
         files.write_record(real, {"corpus": {"private": True}})
@@ -694,6 +764,6 @@ def test_a_private_text_stays_private_however_it_is_named(text, tmp_path, way, c
         (given / "link").symlink_to(real)
         (given / "link" / "back").symlink_to(given)
         files.write_record(real / "1.txt", {"corpus": {"private": True}})
-    prepare_corpus.main(str(given), name="mine", output_dir=str(tmp_path / "out"))
+    prepare_corpus.main(str(given), name="mine", output_dir=str(tmp_path / "out"), filters="none")
     assert files.read_record(tmp_path / "out" / "train.txt")["corpus"]["private"] is True
     assert "番目の文" not in capsys.readouterr().out

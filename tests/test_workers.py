@@ -1,8 +1,10 @@
 """The ordered map: order, bounded memory, and processes that die."""
 
 import collections
+import errno
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -143,6 +145,38 @@ def test_what_cannot_be_handed_over_is_an_error_and_not_a_hang(function, said):
         list(ordered_map(function, range(9), 2))
 
 
+def stop_at_three(number: int) -> int:
+    return number if number != 3 else next(iter([]))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_no_exception_of_a_function_passes_for_the_end(num_workers):
+    with pytest.raises(RuntimeError, match="StopIteration"):
+        list(ordered_map(stop_at_three, range(8), num_workers))
+
+
+def test_a_process_that_cannot_be_started_is_told(monkeypatch):
+    def no_more() -> int:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(os, "fork", no_more)
+    with pytest.raises(StageError) as error:
+        list(ordered_map(square, range(8), 2))
+    assert str(error.value) == (
+        "worker process 1 cannot be started (Resource temporarily unavailable): run the command again with fewer "
+        "--num_workers"
+    )
+
+
+def test_more_workers_than_a_usual_limit_of_open_files_allows():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (40, limits[1]))
+        assert list(ordered_map(square, range(60), 30)) == [n * n for n in range(60)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
 @pytest.mark.parametrize("num_workers", [1, 3])
 def test_an_exception_of_the_items_comes_through(num_workers):
     def items():
@@ -267,6 +301,34 @@ def test_ctrl_c_reaches_the_parent_alone_and_ends_all():
     talk = process.communicate(timeout=30)[1]  # and not after the items under way
     assert talk.count("Traceback") == talk.count("KeyboardInterrupt") == 1
     assert not any(map(is_alive, workers))
+
+
+STARTING = """
+import os, signal, sys
+from bert_ja.workers import ordered_map
+
+fork = os.fork
+
+def interrupted_fork():
+    os.kill(os.getpid(), signal.SIGINT)
+    return fork()
+
+os.fork = interrupted_fork
+os.write(1, bytes(list(ordered_map(len, ["a", "b"], 2))))
+"""
+
+
+def test_ctrl_c_while_a_process_is_started_ends_the_stage():
+    ended = subprocess.run(
+        [sys.executable, "-c", STARTING],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert ended.stderr.endswith("KeyboardInterrupt\n")
+    assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "")
 
 
 def test_what_costs_too_much_processor_time_is_ended_within_a_regular_expression_too():
