@@ -49,7 +49,7 @@ check_python() {
     "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
         fail "$("$python" --version 2>&1) is too old: use Python 3.11 or newer, or name one with PYTHON=..."
     local package
-    for package in tqdm numpy; do
+    for package in tqdm numpy orjson; do
         "$python" -c "import $package" 2>/dev/null ||
             fail "the Python package $package is missing: run '$python -m pip install $package', or make .venv"
     done
@@ -87,6 +87,7 @@ while (($#)); do
             [[ $value == default || $value == none ]] || fail "--filters must be default or none, got $value"
             corpus+=("$name=$value") ;;
         --name | --license | --source)
+            [[ $name != --name || $value =~ [^[:space:]] ]] || fail "--name is empty: give the corpus a name"
             for index in "${!corpus[@]}"; do # in place of ours
                 [[ ${corpus[index]} != "$name="* ]] || corpus[index]="$name=$value"
             done ;;
@@ -96,9 +97,13 @@ done
 
 ((${#given[@]})) || fail "no dump is named: bash get_jawiki.sh DATE | latest | FILE... (see --help)"
 check_python
+for part in train valid test; do
+    [[ ! -d data/$part.txt ]] || fail "data/$part.txt is a folder, where a file is to go: move it away"
+done
+export BERT_JA_PARENT=$$ # so that no stage runs on when this script is killed
 
 if [[ ${#given[@]} -eq 1 && (${given[0]} == latest || ${given[0]} =~ ^[0-9]{4}-?[0-9]{2}-?[0-9]{2}$) ]]; then
-    listing=$(PYTHONPATH=$here "$python" -P -m bert_ja.dumps "${given[0]}" --output_dir data/dump "${download[@]}")
+    listing=$(PYTHONPATH=$here exec "$python" -P -m bert_ja.dumps "${given[0]}" --output_dir data/dump "${download[@]}")
     mapfile -t given <<<"$listing"
 else
     for file in "${given[@]}"; do

@@ -5,6 +5,7 @@ as a number. So `run(main)` checks names and types against main's signature befo
 """
 
 import contextlib
+import ctypes
 import difflib
 import errno
 import inspect
@@ -25,6 +26,8 @@ for _name, _value in {
 }.items():
     os.environ.setdefault(_name, _value)
 
+PR_SET_PDEATHSIG = 1  # prctl(2)
+PARENT = "BERT_JA_PARENT"  # environment variable: the process of a script that must not leave its stages behind
 # What the system says to a path that cannot be used.
 PATH_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR),
@@ -215,6 +218,13 @@ def one_line_errors(program: str) -> Iterator[None]:
         raise
 
 
+def end_with_parent(parent: int, by: signal.Signals) -> None:
+    """Have the system send us a signal when our parent process ends, kill -9 included."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, by)
+    if os.getppid() != parent:  # it ended before
+        os._exit(1)
+
+
 def _open_standard_streams() -> None:
     """Put /dev/null where the caller closed stdin, stdout or stderr, lest an output get its number, and our talk."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
@@ -228,6 +238,8 @@ def _open_standard_streams() -> None:
 def run(main: Callable, program: str | None = None) -> None:
     """Run a stage's `main` from sys.argv; `program` is what the user called, when that is not the script itself."""
     _open_standard_streams()
+    if os.environ.get(PARENT) == str(os.getppid()):
+        end_with_parent(os.getppid(), signal.SIGTERM)
     program = program or os.path.basename(sys.argv[0])
     if "--help" in sys.argv[1:] or "-h" in sys.argv[1:]:
         import fire

@@ -16,6 +16,7 @@ import ssl
 import sys
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -93,6 +94,10 @@ BROKEN = (urllib.error.URLError, TimeoutError, ConnectionError, ssl.SSLError, ht
 DATE = re.compile(r"(20\d\d)-?(0[1-9]|1[0-2])-?(0[1-9]|[12]\d|3[01])")
 
 
+class BadList(StageError):
+    """A list of the server's that cannot be read as one, or only half of it."""
+
+
 class Remote(NamedTuple):
     """A file to download and what the server's list says of it."""
 
@@ -129,6 +134,8 @@ def _request(url: str, start: int = 0, method: str = "GET") -> http.client.HTTPR
     for attempt in range(BUSY_ANSWERS):
         try:
             return urllib.request.urlopen(request, timeout=TIMEOUT)
+        except ValueError as error:  # an address that the server leads to, and that is none
+            raise urllib.error.URLError(error) from None
         except urllib.error.HTTPError as error:
             asked = _retry_after(error)
             pause = BUSY_PAUSE * 2**attempt if asked is None else asked
@@ -163,13 +170,18 @@ def _fetch(url: str) -> bytes | None:
         raise _unreachable(url, error) from None
 
 
+def _length(response: http.client.HTTPResponse) -> int | None:
+    """Bytes that an answer announces, None where it does not."""
+    said = response.headers.get("Content-Length", "")
+    return int(said) if re.fullmatch("[0-9]+", said) else None
+
+
 def _size(url: str) -> int | None:
     try:
         with _request(url, method="HEAD") as response:
-            length = response.headers.get("Content-Length")
+            return _length(response)
     except BROKEN as error:
         raise _unreachable(url, error) from None
-    return int(length) if length else None
 
 
 def _dates(url: str) -> list[str]:
@@ -178,20 +190,47 @@ def _dates(url: str) -> list[str]:
     return sorted(set(re.findall(rf'href="(?:[^"]*/)?({DATE.pattern.replace("(", "(?:")})/"', listing)))
 
 
+def _listed(status: bytes, name: str) -> tuple[int, str] | None:
+    """Size and sha1 of a file in a dumpstatus.json, None before its job is done. Raises one of UNREADABLE."""
+    for job in json.loads(status).get("jobs", {}).values():
+        entry = job.get("files", {}).get(name, {})
+        if job.get("status") == "done" and {"size", "sha1"} <= entry.keys():
+            if int(entry["size"]) < 1 or not re.fullmatch("[0-9a-f]{40}", entry["sha1"].lower()):
+                raise ValueError
+            return int(entry["size"]), entry["sha1"].lower()
+    return None
+
+
+UNREADABLE = (ValueError, AttributeError, TypeError, KeyError, RecursionError)  # JSON of another shape than expected
+
+
 def _classic(mirror: str, date: str) -> list[Remote]:
     """The classic dump of a date, one file; empty where it is not offered or not done."""
     url = f"{mirror}/jawiki/{date}"
-    try:
-        jobs = json.loads(_fetch(f"{url}/dumpstatus.json") or b"{}").get("jobs", {})
-    except (ValueError, AttributeError):
-        raise StageError(f"{url}/dumpstatus.json is not a dump's status: try another --mirror") from None
+    status = _fetch(f"{url}/dumpstatus.json") or b"{}"
     for layout in ("pages-articles-multistream", "pages-articles"):
         name = f"jawiki-{date}-{layout}.xml.bz2"
-        for job in jobs.values():
-            entry = job.get("files", {}).get(name, {})
-            if job.get("status") == "done" and {"size", "sha1"} <= entry.keys():
-                return [Remote(f"{url}/{name}", int(entry["size"]), "sha1", entry["sha1"])]
+        try:
+            found = _listed(status, name)
+        except UNREADABLE:
+            raise BadList(f"{url}/dumpstatus.json is not a dump's status: try another --mirror") from None
+        if found:
+            return [Remote(f"{url}/{name}", found[0], "sha1", found[1])]
     return []
+
+
+def _checksums(url: str) -> dict[str, str]:
+    """{name: sha256} of a list as sha256sum writes it. Raises BadList where one line is none, or the last is cut."""
+    text = (_fetch(url) or b"").decode("utf-8-sig", errors="replace")
+    sums = {}
+    for number, line in enumerate(text.split("\n")[:-1], start=1):
+        found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](\S+)\s*", line)
+        if line.strip() and not found:
+            raise BadList(f"{url} is damaged in line {number}: try again later, or another --mirror")
+        sums |= {found[2]: found[1].lower()} if found else {}
+    if not text.endswith("\n"):
+        raise BadList(f"{url} is cut short: try again later, or another --mirror")
+    return sums
 
 
 def _content(mirror: str, date: str) -> list[Remote]:
@@ -200,10 +239,25 @@ def _content(mirror: str, date: str) -> list[Remote]:
     url = f"{mirror}/other/mediawiki_content_current/jawiki/{day}/xml/bzip2"
     if _fetch(f"{url}/_SUCCESS") is None:
         return []
-    sums = (_fetch(f"{url}/SHA256SUMS") or b"").decode(errors="replace")
-    parts = re.findall(rf"^([0-9a-f]{{64}}) [ *](jawiki-{day}-p(\d+)p\d+\.xml\.bz2)$", sums, re.MULTILINE)
-    ordered = sorted(parts, key=lambda part: int(part[2]))
-    return [Remote(f"{url}/{name}", _size(f"{url}/{name}"), "sha256", checksum) for checksum, name, _ in ordered]
+    sums = _checksums(f"{url}/SHA256SUMS")
+    parts = {name: re.fullmatch(rf"jawiki-{day}-p(\d+)p\d+\.xml\.bz2", name) for name in sums if name.endswith(".bz2")}
+    for name in (name for name, part in parts.items() if not part):
+        raise BadList(
+            f"{url}/SHA256SUMS lists {name}, which is no part of a dump: try again later, or another --mirror"
+        )
+    ordered = sorted((int(part[1]), name) for name, part in parts.items())
+    return [Remote(f"{url}/{name}", _size(f"{url}/{name}"), "sha256", sums[name]) for _, name in ordered]
+
+
+def _complete(mirror: str, offered: list[str]) -> tuple[str, list[Remote]] | None:
+    """The newest date whose dump is complete; one whose lists are being written is passed over."""
+    for day in reversed(offered):
+        try:
+            if remotes := _classic(mirror, day) or _content(mirror, day):
+                return day, remotes
+        except BadList as error:
+            cli.say(f"{day} is passed over: {error}")
+    return None
 
 
 def resolve(date: str, mirror: str = OFFICIAL) -> tuple[str, list[Remote]]:
@@ -220,9 +274,8 @@ def resolve(date: str, mirror: str = OFFICIAL) -> tuple[str, list[Remote]]:
     if date != "latest" and offered:
         choices = ", ".join(offered)
         raise StageError(f"the jawiki dump of {date} is not at {mirror}, or not complete: choose one of {choices}")
-    for day in reversed(offered):
-        if remotes := _classic(mirror, day) or _content(mirror, day):
-            return day, remotes
+    if found := _complete(mirror, offered):
+        return found
     raise StageError(f"no complete dump of jawiki is at {mirror}: try another --mirror")
 
 
@@ -241,42 +294,59 @@ def _open_partial(path: Path) -> Iterator[io.BufferedRandom]:
         yield file
 
 
-def _receive(file: io.BufferedRandom, remote: Remote, progress: tqdm) -> bool:
-    """Append what one connection brings; whether the file is complete as far as the server is concerned."""
+def _goes_on(response: http.client.HTTPResponse, have: int, remote: Remote) -> bool:
+    """Whether an answer to a request for what lies behind `have` bytes brings that, or else the whole file again."""
+    if response.status == http.HTTPStatus.PARTIAL_CONTENT:
+        return response.headers.get("Content-Range", "").startswith(f"bytes {have}-")
+    is_page = response.headers.get_content_type() == "text/html"  # of a proxy or a portal
+    return not is_page and (remote.size is None or _length(response) in (None, remote.size))
+
+
+def _receive(file: io.BufferedRandom, remote: Remote) -> bool:
+    """Append what one connection brings; whether the file is complete as far as the server is concerned.
+
+    What came before is kept unless the server has no ranges and sends the whole file.
+    """
     have = file.seek(0, os.SEEK_END)
     with _request(remote.url, have) as response:
-        if have and not response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
-            have = file.seek(file.truncate(0))  # the server knows no ranges
-        progress.reset(remote.size)
-        progress.update(have)
-        while block := response.read1(files.BLOCK):
-            file.write(block)
-            progress.update(len(block))
-        length = response.headers.get("Content-Length")
-    return length is None or file.tell() - have >= int(length)
+        if have and not _goes_on(response, have, remote):
+            return False
+        if response.status != http.HTTPStatus.PARTIAL_CONTENT:
+            have = file.seek(file.truncate(0))
+        about = {"unit": "B", "unit_scale": True, "desc": remote.name, "delay": 1}
+        with tqdm(total=remote.size, initial=have, **about) as progress:
+            while (block := response.read1(files.BLOCK)) and (remote.size is None or file.tell() <= remote.size):
+                file.write(block)
+                progress.update(len(block))
+        length = _length(response)
+    if remote.size is not None:
+        return file.tell() >= remote.size
+    return length is None or file.tell() - have >= length
 
 
 def _fill(file: io.BufferedRandom, remote: Remote) -> None:
     """Download the rest of a file, over as many connections as it takes."""
-    fruitless, reason = 0, "the connection ended early"
-    with tqdm(total=remote.size, unit="B", unit_scale=True, desc=remote.name, delay=1) as progress:
-        for _ in range(CONNECTIONS):
-            have = file.seek(0, os.SEEK_END)
-            if have == remote.size:
+    fruitless, refused, reason = 0, 0, "the connection ended early"
+    for _ in range(CONNECTIONS):
+        have = file.seek(0, os.SEEK_END)
+        if have == remote.size:
+            return
+        try:
+            if _receive(file, remote):
                 return
-            try:
-                if _receive(file, remote, progress):
-                    return
-            except urllib.error.HTTPError as error:
-                if error.code != 416 or not have:
-                    raise _unreachable(remote.url, error) from None
-                file.seek(file.truncate(0))  # what we have is not a part of what the server has
-            except BROKEN as error:
-                reason = str(getattr(error, "reason", None) or error)
-            fruitless = fruitless + 1 if file.seek(0, os.SEEK_END) <= have else 0
-            if fruitless == FRUITLESS_CONNECTIONS:
-                break
-            time.sleep(PAUSE * (2**fruitless - 1))
+        except urllib.error.HTTPError as error:
+            if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
+                raise _unreachable(remote.url, error) from None
+            refused += 1
+            if refused > 1:  # the server has no more than this: the sizes say so
+                return
+            file.seek(file.truncate(0))  # what we have is not a part of what the server has
+        except BROKEN as error:
+            reason = str(getattr(error, "reason", None) or error)
+        fruitless = fruitless + 1 if file.seek(0, os.SEEK_END) <= have else 0
+        if fruitless == FRUITLESS_CONNECTIONS:
+            break
+        time.sleep(PAUSE * (2**fruitless - 1))
     raise StageError(f"{remote.url} broke off after {have:,} bytes ({reason}): run the same command again to go on")
 
 
@@ -301,8 +371,35 @@ def _verify(file: io.BufferedRandom, remote: Remote) -> str:
 
 def _is_there(path: Path, remote: Remote) -> bool:
     """Whether an earlier run downloaded and verified exactly this file."""
+    if not path.is_file() or remote.size not in (None, path.stat().st_size):
+        return False
     dump = (files.read_record(path) or {}).get("dump", {})
-    return path.is_file() and path.stat().st_size == remote.size and dump.get(remote.algorithm) == remote.checksum
+    return dump.get(remote.algorithm) == remote.checksum
+
+
+def _verified_before(path: Path, remote: Remote) -> str | None:
+    """The sha256 of a file whose run was killed before it wrote the record, None unless it is what the list says."""
+    if files.record_path(path).exists() or not path.is_file():
+        return None
+    try:
+        with open(path, "rb") as file:
+            return _verify(file, remote)
+    except StageError:
+        return None
+
+
+def _write_record(path: Path, remote: Remote, date: str, sha256: str) -> None:
+    record = {
+        "stage": "get_jawiki.sh",
+        "options": {},
+        "seed": None,
+        "versions": files.versions(),
+        "inputs": [],
+        "outputs": [{"name": path.name, "size": path.stat().st_size, "sha256": sha256}],
+        "dump": {"date": date, "file": path.name, "sha256": sha256} | {remote.algorithm: remote.checksum},
+        "run": files.run_facts(url=remote.url),
+    }
+    files.write_record(path, record)
 
 
 def download(remote: Remote, date: str, folder: Path) -> Path:
@@ -310,6 +407,10 @@ def download(remote: Remote, date: str, folder: Path) -> Path:
     path = folder / remote.name
     if _is_there(path, remote):
         cli.say(f"{path} is there already, downloaded and verified")
+        return path
+    if sha256 := _verified_before(path, remote):
+        cli.say(f"{path} is there already, and verified now")
+        _write_record(path, remote, date, sha256)
         return path
     folder.mkdir(parents=True, exist_ok=True)
     with _open_partial(path) as file:
@@ -321,19 +422,8 @@ def download(remote: Remote, date: str, folder: Path) -> Path:
             raise
         files.record_path(path).unlink(missing_ok=True)
         os.replace(files.partial_path(path), path)
-        size = file.tell()
     files.sync_folder(folder)
-    record = {
-        "stage": "get_jawiki.sh",
-        "options": {},
-        "seed": None,
-        "versions": files.versions(),
-        "inputs": [],
-        "outputs": [{"name": path.name, "size": size, "sha256": sha256}],
-        "dump": {"date": date, "file": path.name, "sha256": sha256} | {remote.algorithm: remote.checksum},
-        "run": files.run_facts(url=remote.url),
-    }
-    files.write_record(path, record)
+    _write_record(path, remote, date, sha256)
     return path
 
 
@@ -342,6 +432,15 @@ def missing_bytes(remote: Remote, folder: Path) -> int:
     path = folder / remote.name
     there = [found.stat().st_size for found in (path, files.partial_path(path)) if found.is_file()]
     return max(0, (remote.size or 0) - max(there, default=0))
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        named = bool((parts.hostname or "").encode("idna")) and parts.port != 0  # both read, and refused, only here
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and named and re.fullmatch("[!-~]+", url) is not None
 
 
 def main(date: str, output_dir: str = "data/dump", mirror: str = OFFICIAL) -> None:
@@ -355,12 +454,14 @@ def main(date: str, output_dir: str = "data/dump", mirror: str = OFFICIAL) -> No
         mirror: Server to download from, with the folders of dumps.wikimedia.org; its lists of sizes and checksums
             are what the files are verified against.
     """
+    contact = os.environ.get(CONTACT, "")
     cli.require(
         {
+            f"--contact must be a mail or web address in plain letters, got {contact!r}": contact.isascii()
+            and (contact + " ").isprintable(),
             f"{date} is no date of a dump: write YYYYMMDD, or latest": date == "latest"
             or DATE.fullmatch(date) is not None,
-            f"--mirror must be an address with http:// or https://, got {mirror}": re.match(r"https?://[^/]", mirror)
-            is not None,
+            f"--mirror must be an address with http:// or https://, got {mirror}": _is_address(mirror),
         }
     )
     folder = Path(output_dir)

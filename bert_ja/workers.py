@@ -5,7 +5,6 @@ them (kill -9 included). `cpu_limit` bounds what one item may cost.
 """
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import pickle
@@ -18,9 +17,8 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 
-from bert_ja.cli import StageError, no_interrupt
+from bert_ja.cli import StageError, end_with_parent, no_interrupt
 
-PR_SET_PDEATHSIG = 1  # prctl(2)
 AHEAD = 2  # items that a worker has at most: one under way, and the next, lest it wait for us
 
 
@@ -76,9 +74,7 @@ def _receive(items: Connection, received: queue.SimpleQueue) -> None:
 def _serve(parent: int, function: Callable, items: Connection, answers: Connection) -> None:
     """Answer what comes, in order, until killed; a thread of its own receives while an item is under way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # the parent died before prctl
-        os._exit(1)
+    end_with_parent(parent, signal.SIGKILL)
     received: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(items, received), daemon=True).start()
     while True:

@@ -1,5 +1,6 @@
 """Which files make a dump; downloads are resumed and verified."""
 
+import contextlib
 import email.utils
 import hashlib
 import http.server
@@ -10,6 +11,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,9 @@ class Wikimedia(http.server.ThreadingHTTPServer):
         self.contents: dict[str, bytes] = {}
         self.cuts: list[int] = []  # bytes after which the next answers break off
         self.ranges = True
+        self.odd: list[
+            Callable[[http.server.BaseHTTPRequestHandler, bytes, int], None]
+        ] = []  # next answers of big files
         self.busy: list[tuple[int, str | None]] = []  # (code, Retry-After) of the next answers
         self.log: list[tuple[str, str | None]] = []  # (path, Range)
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -126,6 +131,9 @@ class Handler(http.server.BaseHTTPRequestHandler):
         if data is None:
             return self.send_error(404)
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
+        if body and len(data) > 1000 and self.server.odd:
+            self.close_connection = True
+            return self.server.odd.pop(0)(self, data, start)
         if start and start >= len(data):
             return self.send_error(416)
         self.send_response(206 if start else 200)
@@ -259,6 +267,144 @@ def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
     server.add_classic("20261101", BIG)
     server.ranges, server.cuts = False, [1000]
     assert fetch(server, tmp_path)[0].read_bytes() == BIG
+
+
+def answer(handler, code: int, data: bytes, **headers) -> None:
+    handler.send_response(code)
+    for name, value in headers.items():
+        handler.send_header(name.replace("_", "-"), value)
+    handler.end_headers()
+    handler.wfile.write(data)
+
+
+ODD_ANSWERS = {
+    "a page of a portal": lambda h, data, start: answer(
+        h, 200, b"<html>", Content_Type="text/html", Content_Length="6"
+    ),
+    "a page without a length": lambda h, data, start: answer(h, 200, b"<html>", Content_Type="text/html"),
+    "another length": lambda h, data, start: answer(h, 200, b"x", Content_Length="1"),
+    "no range": lambda h, data, start: answer(h, 206, data[:9], Content_Length="9"),
+    "another range": lambda h, data, start: answer(h, 206, data[:9], Content_Length="9", Content_Range="bytes 0-8/9"),
+    "no number": lambda h, data, start: answer(h, 206, b"", Content_Length="abc", Content_Range=f"bytes {start}-"),
+    "nowhere": lambda h, data, start: answer(h, 302, b"", Location="http://[bad/"),
+    "nothing": lambda h, data, start: None,
+}
+
+
+@pytest.mark.parametrize("odd", ODD_ANSWERS.values(), ids=ODD_ANSWERS)
+def test_an_odd_answer_costs_nothing_of_what_came_before(server, tmp_path, odd):
+    server.add_classic("20261101", BIG)
+    files.partial_path(tmp_path / NAME).write_bytes(BIG[:-1000])
+    server.odd = [odd]
+    (path,) = fetch(server, tmp_path)
+    assert path.read_bytes() == BIG
+    assert [wanted for asked, wanted in server.log if asked.endswith(NAME)] == [f"bytes={len(BIG) - 1000}-"] * 2
+
+
+def test_a_slice_of_what_was_asked_for_and_an_end_without_a_length_are_not_the_end(server, tmp_path):
+    def sliced(handler, data, start):
+        answer(
+            handler, 206, data[start : start + 500], Content_Length="500", Content_Range=f"bytes {start}-{start + 499}"
+        )
+
+    server.add_classic("20261101", BIG)
+    server.odd = [lambda handler, data, start: answer(handler, 200, data[:2000]), sliced, sliced]
+    (path,) = fetch(server, tmp_path)
+    assert path.read_bytes() == BIG
+    assert [wanted for asked, wanted in server.log if asked.endswith(NAME)] == [
+        *(None, "bytes=2000-", "bytes=2500-", "bytes=3000-")
+    ]
+
+
+def test_more_than_the_list_says_is_not_taken(server, tmp_path):
+    def endless(handler, data, start):
+        handler.send_response(200)
+        handler.end_headers()
+        with contextlib.suppress(ConnectionError):
+            while True:
+                handler.wfile.write(bytes(1 << 20))
+
+    server.add_classic("20261101", BIG)
+    server.odd = [endless]
+    assert "its list says" in download_error(server, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_shorter_than_its_list_ends_in_an_error(server, tmp_path):
+    server.add_classic("20261101", BIG)
+    server.contents[f"/jawiki/20261101/{NAME}"] = BIG[:-5]
+    assert download_error(server, tmp_path).endswith(
+        f"has {len(BIG) - 5:,} bytes, its list says {len(BIG):,}: nothing is kept, try again"
+    )
+
+
+def test_a_run_that_was_killed_before_its_record_is_not_downloaded_again(server, tmp_path, capsys):
+    server.add_classic("20261101", BIG)
+    (tmp_path / NAME).write_bytes(BIG)
+    assert fetch(server, tmp_path) == [tmp_path / NAME]
+    assert capsys.readouterr().err.endswith("is there already, and verified now\n")
+    assert not any(path.endswith(NAME) for path, _ in server.log)
+    assert files.require_record(tmp_path / NAME, "get_jawiki.sh")["dump"]["date"] == "20261101"
+    files.record_path(tmp_path / NAME).unlink()
+    (tmp_path / NAME).write_bytes(BIG[:-1] + b"x")
+    assert fetch(server, tmp_path)[0].read_bytes() == BIG
+
+
+PARTS = {f"jawiki-2026-11-01-{pages}.xml.bz2": pages.encode() * 9 for pages in ("p1p20", "p21p40")}
+SUMS = "/other/mediawiki_content_current/jawiki/2026-11-01/xml/bzip2/SHA256SUMS"
+
+
+@pytest.mark.parametrize(
+    "change, fault",
+    [
+        (lambda sums: sums[:-9], "is cut short"),
+        (lambda sums: b"", "is cut short"),
+        (lambda sums: b"<html>\n" + sums, "is damaged in line 1"),
+        (lambda sums: sums.replace(b"p1p20", b"p1p2x0"), "lists jawiki-2026-11-01-p1p2x0.xml.bz2, which is no part"),
+        (lambda sums: sums.replace(b"  ", b" "), "is damaged in line 1"),
+    ],
+    ids=["cut", "empty", "a page", "another name", "another form"],
+)
+def test_a_list_of_checksums_is_whole_or_refused(server, tmp_path, change, fault):
+    server.add_content("2026-11-01", PARTS)
+    server.contents[SUMS] = change(server.contents[SUMS])
+    assert download_error(server, tmp_path).startswith(f"MIRROR{SUMS} {fault}")
+
+
+@pytest.mark.parametrize(
+    "change", [lambda sums: b"\xef\xbb\xbf" + sums, lambda sums: sums.replace(b"\n", b" \r\n").upper().replace(
+        b"JAWIKI", b"jawiki").replace(b"P", b"p").replace(b".XML.BZ2", b".xml.bz2")], ids=["a mark", "line ends"]
+)  # fmt: skip
+def test_a_list_of_checksums_in_another_form_is_read(server, tmp_path, change):
+    server.add_content("2026-11-01", PARTS)
+    server.contents[SUMS] = change(server.contents[SUMS])
+    assert [path.read_bytes() for path in fetch(server, tmp_path)] == list(PARTS.values())
+
+
+@pytest.mark.parametrize(
+    "status",
+    ['{"jobs": null}', "[]", "5", '{"jobs": {"a": null}}', '{"jobs": {"a": {"files": []}}}', "[" * 100_000, "{"]
+    + [
+        '{"jobs": {"a": {"status": "done", "files": {"NAME": ENTRY}}}}'.replace("NAME", NAME).replace("ENTRY", entry)
+        for entry in (
+            "null",
+            "5",
+            '{"size": null, "sha1": "x"}',
+            '{"size": 5, "sha1": null}',
+            '{"size": -1, "sha1": "x"}',
+        )
+    ],
+    ids=range(12),
+)
+def test_a_status_of_another_shape_is_told(server, tmp_path, status, capsys):
+    server.add_classic("20261101", BIG)
+    server.contents["/jawiki/20261101/dumpstatus.json"] = status.encode()
+    assert download_error(server, tmp_path) == (
+        "MIRROR/jawiki/20261101/dumpstatus.json is not a dump's status: try another --mirror"
+    )
+    server.add_classic("20261001", BIG)
+    assert dumps.resolve("latest", server.url)[0] == "20261001"
+    assert "20261101 is passed over: " in capsys.readouterr().err
 
 
 def test_wrong_bytes_are_not_kept(server, tmp_path):
@@ -406,6 +552,13 @@ def test_latest_is_the_newest_of_both_kinds(server, tmp_path):
     [
         ({"date": "20261340"}, "20261340 is no date of a dump: write YYYYMMDD, or latest"),
         ({"date": "latest", "mirror": "ftp://x"}, "--mirror must be an address with http:// or https://, got ftp://x"),
+        *(
+            (
+                {"date": "latest", "mirror": mirror},
+                f"--mirror must be an address with http:// or https://, got {mirror}",
+            )
+            for it in ("http://[::1", "http://a..b", "http://host/日本", "http://a b", "http://a:x", "http://", "x")
+        ),
         ({"date": "latest", "mirror": "http://127.0.0.1:9"}, "http://127.0.0.1:9/jawiki/ cannot be reached ("),
     ],
 )
@@ -413,3 +566,11 @@ def test_wrong_dates_and_mirrors_are_refused(options, message, tmp_path):
     with pytest.raises(StageError) as caught:
         dumps.main(**options, output_dir=str(tmp_path))
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("contact", ["山田 <y@example.org>", "a\nb"])
+def test_a_contact_that_no_header_can_hold_is_refused(monkeypatch, contact, tmp_path):
+    monkeypatch.setenv(dumps.CONTACT, contact)
+    with pytest.raises(StageError) as caught:
+        dumps.main(date="latest", output_dir=str(tmp_path))
+    assert str(caught.value) == f"--contact must be a mail or web address in plain letters, got {contact!r}"

@@ -1,7 +1,9 @@
 """The door of stage 1, as a user calls it: a date, `latest` or files, from any folder."""
 
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -9,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from test_dumps import Wikimedia
+from test_workers import wait_until
 from wiki import ROOT, SHARED_DUMP, multistream, wiki_pages, write_layouts
 
 from bert_ja import files
@@ -112,6 +115,8 @@ def test_a_real_dump_gives_real_texts(tmp_path):
         (["latest", "--num_workers=0"], "--num_workers must be 1 or more, got 0"),
         (["latest", "--valid-sentences", "1e6"], "--valid_sentences must be 1 or more, got 1e6"),
         (["latest", "--test_sentences=0"], "--test_sentences must be 1 or more, got 0"),
+        (["latest", "--name", " "], "--name is empty: give the corpus a name"),
+        (["x.txt"], "data/valid.txt is a folder, where a file is to go: move it away"),
         (["latest", "--filters", "some"], "--filters must be default or none, got some"),
         (
             ["x.txt", "--mirror", "http://127.0.0.1"],
@@ -121,6 +126,8 @@ def test_a_real_dump_gives_real_texts(tmp_path):
 )
 def test_wrong_arguments_are_refused_in_one_sentence(tmp_path, arguments, message):
     (tmp_path / "x.txt").write_text("x")
+    if arguments == ["x.txt"]:
+        (tmp_path / "data" / "valid.txt").mkdir(parents=True)
     done = get(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (2, "", f"get_jawiki.sh: error: {message}\n")
 
@@ -203,3 +210,37 @@ def test_shellcheck_finds_nothing():
         pytest.skip("shellcheck is not installed")
     done = subprocess.run([tool, str(SCRIPT)], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes that work in a folder and have not ended."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if (process / "cwd").resolve() == folder and (process / "stat").read_text().rpartition(")")[2][1] != "Z":
+                found.append(int(process.name))
+    return found
+
+
+@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
+@pytest.mark.parametrize("stage", ["download", "extraction"])
+def test_no_stage_runs_on_when_the_script_is_killed(tmp_path, server, stage, end):
+    if stage == "download":
+        server.hold = threading.Event()
+        given = ["20261101", "--mirror", server.url]
+        server.add_classic("20261101", bytes(2000))
+        server.odd = [lambda handler, data, start: server.hold.wait(30)]
+    else:
+        os.mkfifo(tmp_path / "dump.xml")
+        given = ["dump.xml"]
+    environment = os.environ | {"PYTHON": sys.executable, "no_proxy": "127.0.0.1"}
+    script = subprocess.Popen(
+        ["bash", str(SCRIPT), *given, "--num_workers", "2"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+    )
+    wait_until(lambda: any(server.log) if stage == "download" else (tmp_path / "data").exists())
+    wait_until(lambda: len(processes_of(tmp_path)) > 1)
+    script.send_signal(end)
+    script.wait()
+    wait_until(lambda: not processes_of(tmp_path))
+    if stage == "download":
+        server.hold.set()
