@@ -554,8 +554,8 @@ def test_latest_is_the_newest_of_both_kinds(server, tmp_path):
         ({"date": "latest", "mirror": "ftp://x"}, "--mirror must be an address with http:// or https://, got ftp://x"),
         *(
             (
-                {"date": "latest", "mirror": mirror},
-                f"--mirror must be an address with http:// or https://, got {mirror}",
+                {"date": "latest", "mirror": it},
+                f"--mirror must be an address with http:// or https://, got {it}",
             )
             for it in ("http://[::1", "http://a..b", "http://host/日本", "http://a b", "http://a:x", "http://", "x")
         ),
