@@ -26,7 +26,9 @@ from bert_ja.cli import StageError
 from bert_ja.sentences import cut, split
 
 BLOCK = 1 << 20  # bytes of a plain file read at once
-PACKED_BLOCK = 1 << 14  # of a compressed one, which may hold ten thousand times as much
+PACKED_BLOCK = 1 << 14  # of a compressed one
+ZSTD_BLOCK = 1 << 10  # which may hold 32 MB
+LONGEST_LINE = 1 << 26  # bytes of a line, or of a row of JSONL, which is held as a whole
 CHUNK = 1000  # sentences written at once
 HEAD = 1 << 12  # bytes by which the kind of a file is told
 TEXT_PER_PACKED_BYTE = 8  # at most, of text as people write it
@@ -97,6 +99,22 @@ def _decompressor(packing: bytes, path: Path | str) -> tuple[Callable, type[Exce
     return frames.decompressobj, zstandard.ZstdError
 
 
+def _contents(stream, packed: bytes, packing: bytes) -> Iterator[bytes]:
+    """What a stream makes of packed bytes, at most BLOCK bytes at once; of zstd, which has no bound, all of it."""
+    if packing in (BZ2, XZ):
+        yield stream.decompress(packed, BLOCK)
+        while not (stream.eof or stream.needs_input):
+            yield stream.decompress(b"", BLOCK)
+    elif packing == GZIP:  # it may still hold content when it has read all
+        content = b""
+        while packed or len(content) == BLOCK:
+            yield (content := stream.decompress(packed, BLOCK))
+            packed = stream.unconsumed_tail
+    else:
+        content = stream.decompress(packed)
+        yield from (content[start : start + BLOCK] for start in range(0, len(content), BLOCK))
+
+
 def _unpacked(stored: Iterable[bytes], packing: bytes, path: Path | str) -> Iterator[bytes]:
     new_stream, error = _decompressor(packing, path)
     damaged = StageError(f"{path} is damaged or cut short: make it or download it again")
@@ -105,10 +123,9 @@ def _unpacked(stored: Iterable[bytes], packing: bytes, path: Path | str) -> Iter
         while block := block if stream else block.lstrip(b"\0"):  # between streams there may be padding
             stream = stream or new_stream()
             try:
-                content = stream.decompress(block)
+                yield from _contents(stream, block, packing)
             except error:
                 raise damaged from None
-            yield from (content[start : start + BLOCK] for start in range(0, len(content), BLOCK))
             block, stream = (stream.unused_data, None) if stream.eof else (b"", stream)
     if stream:
         raise damaged
@@ -127,7 +144,8 @@ def _blocks(path: Path | str, advance: Callable[[int], object] = _ignore) -> Ite
         if packing is None:
             yield from _stored(file, BLOCK, advance)
         else:
-            yield from _unpacked(_stored(file, PACKED_BLOCK, advance), packing, path)
+            size = ZSTD_BLOCK if packing == ZSTD else PACKED_BLOCK
+            yield from _unpacked(_stored(file, size, advance), packing, path)
 
 
 def _head(path: Path | str) -> io.BytesIO:
@@ -158,10 +176,15 @@ def _tidy_lines(text: str) -> list[str]:
     return list(map(tidy, lines))
 
 
-def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
-    """The same bytes, cut behind line feeds only."""
+def _whole_lines(blocks: Iterable[bytes], path: Path | str) -> Iterator[bytes]:
+    """The same bytes, cut behind line feeds only. Raises StageError for a line that is too long to be held."""
     held: list[bytes] = []
     for block in blocks:
+        if sum(map(len, held)) > LONGEST_LINE:
+            raise StageError(
+                f"{path} has a line of over {LONGEST_LINE >> 20} MB: put a line feed behind each sentence or "
+                "paragraph, or less into a row of JSONL"
+            )
         end = block.rfind(b"\n") + 1
         if end:
             yield b"".join([*held, block[:end]])
@@ -174,7 +197,7 @@ def _whole_lines(blocks: Iterable[bytes]) -> Iterator[bytes]:
 def _line_blocks(path: Path | str, advance: Callable[[int], object]) -> Iterator[list[str]]:
     """The lines of a text, tidied, some thousands at a time. Raises StageError where it is not UTF-8."""
     before = 0
-    for block in _whole_lines(_blocks(path, advance)):
+    for block in _whole_lines(_blocks(path, advance), path):
         try:
             yield _tidy_lines(block.decode())
         except UnicodeDecodeError as error:
@@ -300,7 +323,7 @@ def _parse(line: bytes, number: int, path: Path) -> dict:
 
 def _rows(path: Path, advance: Callable[[int], object]) -> Iterator[tuple[int, dict]]:
     """Each row with its line's number, from 1; blank lines are passed over."""
-    blocks = _whole_lines(_blocks(path, advance))
+    blocks = _whole_lines(_blocks(path, advance), path)
     lines = (line for block in blocks for line in block.removesuffix(b"\n").split(b"\n"))
     for number, line in enumerate(lines, start=1):
         if number == 1:
@@ -314,7 +337,9 @@ def _unfit_field(row: dict, field: str, number: int, path: Path, needed: str, op
     names = ", ".join([*list(row)[:SHOWN], *(["..."] if len(row) > SHOWN else [])]) or "none"
     kind = f"has no field {field}" if field not in row else f"has no {needed} in its field {field}"
     there = files.shown(names, private)
-    return StageError(f"{path} {kind} in line {number} (fields there: {there}): name the right one with {option}")
+    return StageError(
+        f"{path} {kind} in line {number} (fields there: {there}): name the right one with {option}, or mend the line"
+    )
 
 
 def _text_of(row: dict, reading: Reading, number: int, path: Path) -> str:

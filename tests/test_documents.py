@@ -6,8 +6,10 @@ import hashlib
 import json
 import lzma
 import os
+import random
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -352,7 +354,7 @@ def test_an_id_of_jsonl_is_text_or_a_whole_number(tmp_path, found):
         read(path, Reading(id_field="no"))
     assert str(error.value) == (
         f"{path} has no whole number or text in its field no in line 1 (fields there: text, no): "
-        "name the right one with --id_field"
+        "name the right one with --id_field, or mend the line"
     )
 
 
@@ -642,3 +644,36 @@ def test_new_texts_never_stand_beside_old_ones_or_their_records(tmp_path, monkey
             writer.write({"id": 1}, ["新しい。"])
     assert renamed == ["a.index.jsonl"]
     assert [path.name for path in tmp_path.iterdir()] == ["a.index.jsonl"]
+
+
+@pytest.mark.parametrize("size", [0, 1, 262_000, 1_048_576, 1_048_577, 3_000_000])
+def test_packed_files_of_any_size_are_unpacked_whole(tmp_path, monkeypatch, size):
+    """Sizes around those of blocks, of text that is packed well and of text that is not."""
+    monkeypatch.setattr(documents, "BLOCK", 1 << 18)
+    for content in (b"a" * size, random.Random(1).randbytes(size)):
+        for suffix, pack in PACK.items():
+            path = tmp_path / f"a.txt{suffix}"
+            path.write_bytes(pack(content))
+            blocks = list(documents._blocks(path))
+            assert b"".join(blocks) == content
+            assert max(map(len, blocks), default=0) <= documents.BLOCK
+
+
+@pytest.mark.parametrize("suffix, megabytes", [(".gz", 80), (".bz2", 10), (".xz", 40), (".zst", 80)])
+def test_memory_does_not_grow_with_what_a_packed_file_holds(tmp_path, suffix, megabytes):
+    path, size = tmp_path / f"a.txt{suffix}", megabytes * 1_000_000
+    path.write_bytes(PACK[suffix](bytes(size)))
+    tracemalloc.start()
+    assert sum(map(len, documents._blocks(path))) == size
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size / 2
+
+
+def test_a_line_that_is_too_long_to_be_held_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "BLOCK", 1 << 10)
+    monkeypatch.setattr(documents, "LONGEST_LINE", 1 << 20)
+    for name in ("a.txt", "a.jsonl"):
+        (tmp_path / name).write_bytes(b"a" * 3_000_000)
+        with pytest.raises(StageError, match=f"{name} has a line of over 1 MB: put a line feed behind each sentence"):
+            read(tmp_path / name)

@@ -369,7 +369,7 @@ def test_the_fields_of_private_jsonl_are_not_named(tmp_path, said):
         prepare(path, folder=tmp_path / "out", private_corpus=said)
     assert str(error.value) == (
         f"{path} has no field text in line 1 (fields there: not shown, the corpus is private): "
-        "name the right one with --text_field"
+        "name the right one with --text_field, or mend the line"
     )
 
 
