@@ -37,9 +37,9 @@ def _names_of(path: Path) -> Iterator[Path]:
     """A file, the one that a link means, and what each was before it was compressed, or the text of an index."""
     for name in (path, Path(os.path.realpath(path))):
         yield name
-        yield plain_path(name)
-        if name.name.endswith(INDEX):
-            yield name.with_name(name.name.removesuffix(INDEX) + ".txt")
+        yield (plain := plain_path(name))
+        if plain.name.endswith(INDEX):
+            yield plain.with_name(plain.name.removesuffix(INDEX) + ".txt")
 
 
 def _recorded(path: Path) -> Iterator[Path]:
@@ -53,7 +53,7 @@ def _recorded(path: Path) -> Iterator[Path]:
             record = name.removeprefix(".").removesuffix(".partial")  # as a run that was killed leaves one
             if record.endswith(".meta.json"):
                 yield Path(folder, record.removesuffix(".meta.json"))
-            elif name.endswith(INDEX) or Path(folder, name).is_symlink():
+            elif plain_path(name).name.endswith(INDEX) or Path(folder, name).is_symlink():
                 yield from _names_of(Path(folder, name))
 
 

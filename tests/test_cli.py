@@ -243,6 +243,7 @@ def test_a_bug_of_ours_keeps_its_traceback(tmp_path):
         (errno.EACCES, "Permission denied (a.txt): check the path and its permissions"),
         (errno.EROFS, "Read-only file system (a.txt): check the path and its permissions"),
         (errno.EEXIST, "File exists (a.txt): check the path and its permissions"),
+        (errno.EFBIG, "File too large (a.txt): check the path and its permissions"),
         (errno.ENAMETOOLONG, "File name too long (a.txt): check the path and its permissions"),
     ],
 )
@@ -292,6 +293,18 @@ def test_a_closed_stream_never_gets_into_an_output(closed, tmp_path):
     body = "file = open('out', 'wb')\ncli.say('talk')\nprint('result')\nfile.write(b'data')"
     end_of(body, tmp_path, cwd=tmp_path, preexec_fn=lambda: [os.close(number) for number in closed])
     assert (tmp_path / "out").read_bytes() == b"data"
+
+
+def test_a_closed_standard_input_is_empty(tmp_path):
+    code, talk = end_of("cli.say(repr(sys.stdin.read()))", tmp_path, preexec_fn=lambda: os.close(0))
+    assert (code, talk) == (0, "''\n")
+
+
+def test_memory_that_runs_out_is_one_line(capsys):
+    with pytest.raises(SystemExit) as end, cli.one_line_errors("stage.py"):
+        raise MemoryError
+    expected = "out of memory: close other programs, or run it with fewer --num_workers where it has them"
+    assert (end.value.code, capsys.readouterr().err) == (2, f"stage.py: error: {expected}\n")
 
 
 def test_talk_never_goes_to_standard_output_when_stderr_is_closed(tmp_path):

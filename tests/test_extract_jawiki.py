@@ -162,6 +162,25 @@ def test_a_page_that_takes_too_long_is_skipped_counted_and_named(tmp_path, monke
     )
 
 
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_memory_that_runs_out_costs_the_run_and_not_a_page(layouts, tmp_path, monkeypatch, num_workers):
+    """Or the text would depend on the machine."""
+
+    def too_much(text: str) -> list[str]:
+        raise MemoryError
+
+    monkeypatch.setattr(extract_jawiki.wikitext, "clean", too_much)
+    with pytest.raises(MemoryError):
+        extract(layouts["plain"], tmp_path, num_workers=num_workers)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_line_without_a_word_is_no_sentence(tmp_path):
+    path = tmp_path / "wiki.xml"
+    path.write_bytes(plain([page_xml(1, "前", "前の頁。――。後の行。")]))
+    assert extract([path], tmp_path)[0] == "前の頁。\n後の行。\n\n"
+
+
 def test_a_worker_that_dies_is_an_error_and_leaves_nothing(layouts, tmp_path, monkeypatch):
     def die(text: str) -> list[str]:
         os._exit(9)
