@@ -67,8 +67,6 @@ def check(given: Sequence[str], reading: Reading, outputs: list[Path], options: 
     for output in [outputs[0].parent / SUMMARY, outputs[0].parent / REPORT, *outputs]:
         cli.require({f"{output} is a folder, where a file is to go: name another --output_dir": not output.is_dir()})
     for path in paths:
-        left = path.name.startswith(".") and path.name.endswith(".partial")
-        cli.require({f"{path} is what a run left that did not finish: run its stage again": not left})
         require_apart(path, outputs)
         documents.require_documents(path, reading, NAME_A_TEXT)
     needed = DISK_PER_TEXT_BYTE * sum(map(documents.unpacked_size, paths))

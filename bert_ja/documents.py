@@ -107,7 +107,7 @@ def _contents(stream, packed: bytes, packing: bytes) -> Iterator[bytes]:
             yield stream.decompress(b"", BLOCK)
     elif packing == GZIP:  # it may still hold content when it has read all
         content = b""
-        while packed or len(content) == BLOCK:
+        while not stream.eof and (packed or len(content) == BLOCK):  # zlib keeps the tail of a stream that has ended
             yield (content := stream.decompress(packed, BLOCK))
             packed = stream.unconsumed_tail
     else:

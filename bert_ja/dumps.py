@@ -180,6 +180,10 @@ def _size(url: str) -> int | None:
     try:
         with _request(url, method="HEAD") as response:
             return _length(response)
+    except urllib.error.HTTPError as error:
+        if error.code in (http.HTTPStatus.METHOD_NOT_ALLOWED, http.HTTPStatus.NOT_IMPLEMENTED):
+            return None
+        raise _unreachable(url, error) from None
     except BROKEN as error:
         raise _unreachable(url, error) from None
 
@@ -219,17 +223,20 @@ def _classic(mirror: str, date: str) -> list[Remote]:
     return []
 
 
-def _checksums(url: str) -> dict[str, str]:
-    """{name: sha256} of a list as sha256sum writes it. Raises BadList where one line is none, or the last is cut."""
-    text = (_fetch(url) or b"").decode("utf-8-sig", errors="replace")
+def _checksums(url: str, prefix: str, part: re.Pattern) -> dict[str, str]:
+    """{name: sha256} of the parts in a list as sha256sum writes it.
+
+    Raises BadList where a line is none, or names what begins like a part and is none, as a list does that is cut short.
+    """
     sums = {}
-    for number, line in enumerate(text.split("\n")[:-1], start=1):
-        found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](\S+)\s*", line)
-        if line.strip() and not found:
-            raise BadList(f"{url} is damaged in line {number}: try again later, or another --mirror")
-        sums |= {found[2]: found[1].lower()} if found else {}
-    if not text.endswith("\n"):
-        raise BadList(f"{url} is cut short: try again later, or another --mirror")
+    for number, line in enumerate((_fetch(url) or b"").decode("utf-8-sig", errors="replace").split("\n"), start=1):
+        found = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(\S+)\s*", line)
+        is_part = found and part.fullmatch(found[2])
+        if line.strip() and not line.startswith("#") and (not found or found[2].startswith(prefix) > bool(is_part)):
+            raise BadList(f"{url} is damaged or cut short in line {number}: try again later, or another --mirror")
+        sums |= {found[2]: found[1].lower()} if is_part else {}
+    if not sums:
+        raise BadList(f"{url} names no part of a dump: try again later, or another --mirror")
     return sums
 
 
@@ -239,14 +246,10 @@ def _content(mirror: str, date: str) -> list[Remote]:
     url = f"{mirror}/other/mediawiki_content_current/jawiki/{day}/xml/bzip2"
     if _fetch(f"{url}/_SUCCESS") is None:
         return []
-    sums = _checksums(f"{url}/SHA256SUMS")
-    parts = {name: re.fullmatch(rf"jawiki-{day}-p(\d+)p\d+\.xml\.bz2", name) for name in sums if name.endswith(".bz2")}
-    for name in (name for name, part in parts.items() if not part):
-        raise BadList(
-            f"{url}/SHA256SUMS lists {name}, which is no part of a dump: try again later, or another --mirror"
-        )
-    ordered = sorted((int(part[1]), name) for name, part in parts.items())
-    return [Remote(f"{url}/{name}", _size(f"{url}/{name}"), "sha256", sums[name]) for _, name in ordered]
+    part = re.compile(rf"jawiki-{day}-p(\d+)p\d+\.xml\.bz2")
+    sums = _checksums(f"{url}/SHA256SUMS", f"jawiki-{day}-p", part)
+    ordered = sorted(sums, key=lambda name: int(part.fullmatch(name)[1]))
+    return [Remote(f"{url}/{name}", _size(f"{url}/{name}"), "sha256", sums[name]) for name in ordered]
 
 
 def _complete(mirror: str, offered: list[str]) -> tuple[str, list[Remote]] | None:
@@ -338,9 +341,10 @@ def _fill(file: io.BufferedRandom, remote: Remote) -> None:
             if error.code != http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE or not have:
                 raise _unreachable(remote.url, error) from None
             refused += 1
-            if refused > 1:  # the server has no more than this: the sizes say so
-                return
-            file.seek(file.truncate(0))  # what we have is not a part of what the server has
+            if refused > 2 or error.headers.get("Content-Range") == f"bytes */{have}":
+                return  # the server has no more than this: the list says whether that is all
+            if refused == 2 or have > (remote.size or 0):
+                file.seek(file.truncate(0))  # what we have is not a part of what the server has
         except BROKEN as error:
             reason = str(getattr(error, "reason", None) or error)
         fruitless = fruitless + 1 if file.seek(0, os.SEEK_END) <= have else 0

@@ -396,15 +396,28 @@ def write_record(target: Path | str, record: dict, name: str | None = None) -> N
     write_bytes(Path(target) / name if name else record_path(target), _as_bytes(record))
 
 
+def _identity(path: Path) -> tuple[int, int] | None:
+    """What a file is whatever its name: another after it was replaced; None where there is none."""
+    if not path.exists():
+        return None
+    facts = path.stat()
+    return facts.st_dev, facts.st_ino
+
+
 @contextlib.contextmanager
 def record_around(target: Path | str, record: dict) -> Iterator[None]:
     """Write the record of an output under its partial name, let the output be put into place, then the record too.
 
     So a run that is ended meanwhile leaves no text that could pass for a user's own: the partial record, which stays
-    as long as the output stands there without another, tells it apart. See `require_finished`.
+    where the output was replaced or lost its earlier record, tells it apart. See `require_finished`.
     """
-    path = record_path(target)
-    with output(path, stays=lambda: behind_link(target).exists() and not path.exists()) as file:
+    path, place = record_path(target), behind_link(target)
+    had_record, before = path.exists(), _identity(place)
+
+    def stays() -> bool:
+        return place.exists() and not path.exists() and (had_record or _identity(place) != before)
+
+    with output(path, stays) as file:
         file.write(_as_bytes(record))
         file.flush()
         yield
@@ -412,9 +425,11 @@ def record_around(target: Path | str, record: dict) -> Iterator[None]:
 
 def require_finished(target: Path | str) -> None:
     """Refuse an output whose record was not put into place: its run was killed, or is not through."""
-    record = record_path(target)
+    name, record = Path(target).name, record_path(target)
+    if name.startswith(".") and name.endswith(".partial"):
+        raise StageError(f"{target} is what a run left that did not finish: run the stage that writes it again")
     unfinished = partial_path(record)
-    if unfinished.exists() and not record.exists():
+    if unfinished.exists() and not record.exists() and behind_link(target).exists():
         raise StageError(
             f"{target} is not finished, {unfinished.name} stands beside it: run the stage that writes it again, "
             "or remove that file if you put your own text there since"

@@ -61,11 +61,16 @@ def _keep_outermost(found: list[tuple[int, int]], start: int, end: int) -> None:
 
 # A stop, further stops and the closing brackets behind it, which all stay with their sentence.
 CLOSING = f"[{re.escape(''.join(CLOSERS))}]"
-# What parentheses add behind 。 belongs to the sentence before it, "である。（2000年の調査による）しかし"; but not a
-# label, "（1）次に", nor a word of the next, "（）内は". An ellipsis behind 。 begins the next sentence.
-LABEL = r"[（(](?:.?.[）)]|[ 　）)\d])"
+# What parentheses add behind 。 belongs to the sentence before it: at the end of a paragraph or before another stop,
+# "である。（後述）。"; behind a quotation, "「来た。」（太郎）「見た。」"; and where it is long or says so,
+# "である。（2000年の調査による）しかし". What else stands there begins the next: "（左から）", "（）内は".
 INSIDE = f"[^（）(){STOPS}]*+(?<![、・])"
-ASIDE = rf"(?:(?<=[。．｡])\s*(?!{LABEL})[（(]{INSIDE}[）)](?![のはがをに内、]))?"
+IS_ASIDE = f"(?=[^（）(){STOPS}]{{15}})|(?={INSIDE}(?:(?<=よる|より|参照|現在|時点|当時|のみ|可能|年度)|(?<=\\d年)))"
+ASIDE = (
+    rf"(?:(?<=[。．｡」』])\s*[（(](?![ 　）)])"
+    rf"(?:{INSIDE}[）)](?=\s*(?:[。．]|\Z))|(?<=[」』][（(]){INSIDE}[）)](?=[「『])"
+    rf"|(?:{IS_ASIDE}){INSIDE}[）)](?![のはがをに内、])))?"
+)
 END = re.compile(
     rf"[{STOPS}][。｡．！？!?]*(?:[…‥](?:(?<=[！？!?].)|(?=[…‥]*\s*(?:{CLOSING}|\Z)))[。｡．！？!?…‥]*)?"
     rf"{CLOSING}*(?:\s+{CLOSING}+)*{ASIDE}"

@@ -46,7 +46,16 @@ def ruby(base: str, *readings: str) -> str:
     return f"{base}（{reading}）" if base and reading else base
 
 
-UNITS = {"C": "℃", "F": "°F", "sqmi": "平方マイル", "mi": "マイル", "ft": "フィート", "in": "インチ", "sqkm": "km2"}
+UNITS = {
+    "C": "℃",
+    "degC": "℃",
+    "F": "°F",
+    "sqmi": "平方マイル",
+    "mi": "マイル",
+    "ft": "フィート",
+    "in": "インチ",
+    "sqkm": "km2",
+}
 UNITS |= {"yd": "ヤード", "lb": "ポンド", "oz": "オンス", "nmi": "海里", "acre": "エーカー"}
 RANGES = {"-": "〜", "–": "〜", "to": "〜", "and": "と", "or": "または", "x": "×", "×": "×", "by": "×", "+/-": "±"}
 PARTED_UNITS = ("ft", "yd", "lb")  # 6 feet 2 inches
@@ -67,7 +76,7 @@ def _value(arguments: Arguments) -> str:
     named, error = arguments.by_name, arguments.at(1)
     power = f"×10^{named['e']}" if named.get("e") else ""
     error = error if error.startswith("(") or not error else f"±{error}"
-    return arguments.at(0) + error + power + (named.get("u") or named.get("ul") or "")
+    return arguments.at(0) + error + power + UNITS.get(unit := named.get("u") or named.get("ul") or "", unit)
 
 
 ICON_LABELS = ("発音", "聞く", "音声", "再生", "試聴", "listen", "help", "info")
@@ -148,9 +157,8 @@ SHOWS_FIRST = """
     nihongo 未訳 日本語版にない記事リンク 訳語疑問点 太字 斜体 smallcaps huge script serif pron-en
     bigger 学名 snamei 読み よみ 音声ルビ
 """
-SHOWS_SECOND = (
-    "ラテン翻字 lang rtl-lang wikt-lang color font_color fontcolor 色 背景色 fontsize font-size resize audio-ipa"
-)
+SHOWS_SECOND = "lang rtl-lang wikt-lang ラテン翻字 fontsize font-size resize"
+COLOURS = "color font_color fontcolor 色 背景色"  # one or two of them, then the text
 SHOWS_LAST = "transl translit 翻字 langwithname rtl-langwithname interlang 拡張漢字 font"
 RUBY = "ルビ ruby ふりがな 振り仮名"  # a third argument says how they look
 READINGS = "読み仮名 読み仮名_ruby不使用"
@@ -167,12 +175,13 @@ TEMPLATES: dict[str, Rule] = dict(SIGNS)
 TEMPLATES |= dict.fromkeys(SHOWS_FIRST.split(), lambda arguments: arguments.at(0))
 TEMPLATES |= dict.fromkeys(SHOWS_SECOND.split(), lambda arguments: arguments.at(1) or arguments.by_name.get("text", ""))
 TEMPLATES |= dict.fromkeys(SHOWS_LAST.split(), lambda arguments: arguments.at(-1))
+TEMPLATES |= dict.fromkeys(COLOURS.split(), lambda arguments: arguments.at(-1) if arguments.at(1) else "")
 TEMPLATES |= dict.fromkeys(RUBY.split(), lambda arguments: ruby(arguments.at(0), arguments.at(1)))
 TEMPLATES |= dict.fromkeys(READINGS.split(), lambda arguments: ruby(arguments.at(0), *arguments.positional[1:]))
 TEMPLATES |= {"audio-ipa": TEMPLATES["lang"]}
 TEMPLATES |= {"llang": lambda arguments: ruby(arguments.at(1), arguments.at(2)), "audio": _audio}
 TEMPLATES |= {"flag": lambda arguments: COUNTRIES.get(arguments.at(0), arguments.at(0))}
-TEMPLATES |= dict.fromkeys(["国旗", "flagcountry"], TEMPLATES["flag"])
+TEMPLATES |= dict.fromkeys(["国旗", "flagcountry", "fb", "fbw", "fb-rt", "fbw-rt"], TEMPLATES["flag"])
 TEMPLATES |= dict.fromkeys(BLOCK_QUOTES.split(), lambda arguments: DIVIDER + arguments.at(0) + DIVIDER)
 TEMPLATES |= dict.fromkeys(BLOCK_LINES.split(), lambda arguments: f"\n:{arguments.at(0)}\n")
 TEMPLATES |= dict.fromkeys(JOINED.split(), lambda arguments: "".join(arguments.positional))
@@ -221,7 +230,7 @@ COUNTRIES = dict(zip(*[iter(COUNTRY_TABLE.split())] * 2, strict=True))
 # Templates that show nothing of a sentence: notes, sources, doubts, links to other pages, icons.
 ASIDE = re.compile(
     r"出典|脚注|要|いつ|誰|だれ|どこ|どれ|何|検証|疑問|独自|曖昧|無効|リンク|中立|正確性|注|補|参照|観点|言葉|更新|編集|加筆"
-    r"|ref|^rp?$|efn|^sfn|^harv|cite|citation|note|anchor|アンカー|clear|icon|アイコン|^main|^see|^sic|^by$|^when|^who|^where"
+    r"|ref|^rp?$|efn|^sfn|cite|citation|note|anchor|アンカー|clear|icon|アイコン|^main|^see|^sic|^by$|^when|^who|^where"
     r"|dubious|fact|link|webarchive|isbn|doi|issn|jstor|pmid|commons|wikt|default|coord|座標一覧|^ウィキ(?!座標度)|^tl|^\W*$"
 )
 

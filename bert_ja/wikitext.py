@@ -12,7 +12,7 @@ import html
 import re
 from collections.abc import Iterator
 
-from bert_ja import templates
+from bert_ja import sentences, templates
 from bert_ja.marks import BREAK, DIVIDER, GAP, HIDE, HOLE, MARK, SHOW, UNWANTED
 
 HAS_WORD = re.compile(r"\w")
@@ -176,7 +176,7 @@ def _sections(text: str) -> Iterator[str]:
 # Links that hold no other markup, nine in ten, at once: [[京都市|京都]] -> 京都. A colon may be a name space or a
 # language, which is for _link() to say, as are # and _.
 SIMPLE_LINK = re.compile(r"\[\[(?:[^\[\]{}|\n:]+\|)?([^\[\]{}|\n:_#]+)\]\]")
-PARAMETER = re.compile(r"\{\{\{[^{}|\n]*\|?([^{}\n]*)\}\}\}")  # {{{1|x}}} shows x
+PARAMETER = re.compile(r"\{\{\{[^{}|\n]*+(?:\|([^{}\n]*+))?\}\}\}")  # {{{1|x}}} shows x
 BRACKETS = re.compile(
     r"(\{\{|\}\}|\[\[|\]\]"
     r"|\n[ \t:*#;]*\{\||\n[ \t]*\|\}(?!\}(?!\}))"  # {| and |} begin a line; in "\n|}}" it is }} that closes
@@ -326,7 +326,7 @@ class _Expander:
 
 # ---------------------------------------------------------------- 4. inline markup
 
-EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|news:)?//[^\s\[\]<>]*([^\[\]\n]*)\]")
+EXTERNAL_LINK = re.compile(r"\[(?:https?:|ftp:|mailto:|news:)?//[^\s\[\]<>]*+([^\[\]\n]*+)\]")
 BARE_URL = re.compile(r"(?:https?|ftp)://[!#-;=?-Z_a-z~%\\]+")  # URL signs but " < > [ ] ^ ` { | }
 MAGIC_WORD = re.compile(
     r"__(?:NO|FORCE)?(?:TOC|EDITSECTION|INDEX|GALLERY|NEWSECTIONLINK|HIDDENCAT|STATICREDIRECT|DISAMBIG|CONTENTCONVERT|"
@@ -347,7 +347,10 @@ IS_BLOCK = re.compile(BLOCK_TAGS.replace(" ", "|"), re.IGNORECASE)
 POWER = re.compile(
     r"(?:(?<=[\d)])|(?<![A-Za-z][A-Za-z])(?<=[a-fh-ln-rt-zA-GI-JL-MP-RT-Z]))<(?i:sup)(?:\s[^<>]*)?>(?=[-−+]?\d+</)"
 )
-NOTE_SIGN = re.compile(r"<sup(?:\s[^<>]*)?>(?:[*†‡※]+\d*|[\[(（]?注\s*\d*[])）]?)</sup\s*>", re.IGNORECASE)
+MIXED_FRACTION = re.compile(r"(?<=\d)<sup>(\d+)</sup>[/⁄]<sub>", re.IGNORECASE)  # 5<sup>1</sup>/<sub>2</sub>
+NOTE_SIGN = re.compile(
+    r"(?<![A-Za-zΑ-ω])<sup(?:\s[^<>]*)?>(?:[*†‡※]+\d*|[\[(（]?注\s*\d*[])）]?)</sup\s*>", re.IGNORECASE
+)
 RUBY_TAG = re.compile(r"<(/?ruby|/?r[tpb]c?)(?=[\s/>])[^<>]*>", re.IGNORECASE)
 
 
@@ -400,7 +403,7 @@ def _drop_inline(text: str) -> str:
         if "<ruby" in lower:
             text = "\n".join(map(_html_ruby, text.split("\n")))
         if "<sup" in lower:
-            text = NOTE_SIGN.sub(MARK, POWER.sub("^", text))
+            text = NOTE_SIGN.sub(MARK, POWER.sub("^", MIXED_FRACTION.sub(r" \1/", text)))
         text = TAG.sub(_tag_text, text)
     return text
 
@@ -454,8 +457,8 @@ def _mend(text: str) -> str:
 
 # A gap where a sentence lacks a word: 人口は(gap)人, 位置は(gap)に位置し. Others are notes mostly.
 GAP_IN_SENTENCE = re.compile(
-    rf"(?<=[はがをにのと約、「]){GAP}"
-    r"(?=[のはがをにともでへや](?![ぁ-ん])|[人年月日円歳個回件位点頭校両%％‰度]|k?m2?(?![A-Za-z]))"
+    rf"(?<=[はがをにのとて約、。「\n]){GAP}"
+    r"(?=[のはがをにともでへや](?![ぁ-ん])|に(?:よ[るれっ]|お[いけ]|つい)|[人年月日円歳個回件位点頭校両%％‰度]|k?m2?(?![A-Za-z]))"
 )
 # A formula on a line of its own is no part of a sentence, and in brackets no part that is missed.
 FORMULA_LINE = re.compile(rf"\n[{ITEM_SIGNS}]*{HOLE}[{HOLE}{MARK}、。,. ]*(?=\n|\Z)")
@@ -520,27 +523,27 @@ NO_PROSE_LINE = ("|", "!", "----")  # rows without their table, a horizontal rul
 ANY_STOP = re.compile("[。．｡！？!?…]|[a-z]\\.")
 VERB_END = re.compile(r".{11,}[うくぐすつぬぶむるいただ](?:（[^（）]*）)?[」』]*[:：]?$")
 TAIL_END = re.compile("[うくぐすつぬぶむるいただんろもよねかさ](?:（[^（）]*）)?[」』）)]*[:：]?$")
-LONE_CLOSER = re.compile("[^（(「『【〈《“]*[）)」』】〉》”]")  # the 。 stands in a quotation that goes on
 # What begins like this lost its beginning to a list, a formula or a flag: は1990年, という。
 FRAGMENT = re.compile(
-    "※?[はがをにのもとで、](?![ぁ-ん])|である|など|という|とな(?:る|って|り)|が(?:ある|あった|いる)。|からなる|といった(?=[^、])"
-    "|として、|にお(?:いて|ける)|によ(?:って|り、|る)|に対し|にあり、|に位置し|のよう[なに]|とある(?=[がとので、]|例)|と述べ|とされ"
+    "※?[はがをにのもとで、](?![ぁ-ん])|である|など|という|とな(?:る|って|り[、ま])|が(?:ある|あった|いる)。|からなる|といった(?=[^、])"
+    "|として、|にお(?:いて|ける)|によ(?:って|り、|る)|に対し|にあり、|に位置し|のよう[なに]|とある(?:が、|ので|。|よう|例)|と述べ|とされ"
     "|と呼ばれ"
 )
 
 
 def _is_torn(tail: str) -> bool:
-    """Tell whether what follows the last 。 is no sentence: "映画で有名" is none, "茶は木である" and "」と言う" are."""
-    return not (TAIL_END.search(tail) or ANY_STOP.search(tail) or LONE_CLOSER.match(tail) or tail[0] in "（(")
+    """Tell whether the last sentence of a paragraph is torn: "映画で有名" is, "茶は木である" is not."""
+    return not (TAIL_END.search(tail) or ANY_STOP.search(tail) or tail[0] in "（(")
 
 
 def _prose(text: str) -> str:
     """Return the whole sentences of a paragraph: "は緑。茶は木。たとえば、" -> "茶は木。"."""
     if FRAGMENT.match(text):
         text = text.partition("。")[2]
-    before, stop, tail = text.rpartition("。")
-    if text.endswith(UNFINISHED) or (stop and tail and _is_torn(tail)):
-        text = before + stop
+    if text.endswith(UNFINISHED):
+        text = text[: text.rfind("。") + 1]
+    elif "。" in text[:-1] and text[-1] != "。" and _is_torn(tail := sentences.split(text)[-1]):
+        text = text.removesuffix(tail).rstrip()
     return text if text.endswith("。") or ANY_STOP.search(text) or VERB_END.match(text) else ""
 
 
@@ -573,7 +576,7 @@ def _paragraphs(text: str) -> Iterator[str]:
         if plain:
             yield _prose(_joined(plain))
             plain = []
-        if line:
+        if line and not line.startswith(NO_PROSE_LINE):
             yield _item_prose(line)
 
 

@@ -646,6 +646,7 @@ def test_new_texts_never_stand_beside_old_ones_or_their_records(tmp_path, monkey
     assert [path.name for path in tmp_path.iterdir()] == ["a.index.jsonl"]
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("size", [0, 1, 262_000, 1_048_576, 1_048_577, 3_000_000])
 def test_packed_files_of_any_size_are_unpacked_whole(tmp_path, monkeypatch, size):
     """Sizes around those of blocks, of text that is packed well and of text that is not."""
@@ -653,10 +654,11 @@ def test_packed_files_of_any_size_are_unpacked_whole(tmp_path, monkeypatch, size
     for content in (b"a" * size, random.Random(1).randbytes(size)):
         for suffix, pack in PACK.items():
             path = tmp_path / f"a.txt{suffix}"
-            path.write_bytes(pack(content))
-            blocks = list(documents._blocks(path))
-            assert b"".join(blocks) == content
-            assert max(map(len, blocks), default=0) <= documents.BLOCK
+            for packed, times in ((pack(content), 1), (pack(content) * 2, 2), (pack(content) + bytes(8), 1)):
+                path.write_bytes(packed)
+                blocks = list(documents._blocks(path))
+                assert b"".join(blocks) == content * times
+                assert max(map(len, blocks), default=0) <= documents.BLOCK
 
 
 @pytest.mark.parametrize("suffix, megabytes", [(".gz", 80), (".bz2", 10), (".xz", 40), (".zst", 80)])

@@ -75,6 +75,7 @@ class Wikimedia(http.server.ThreadingHTTPServer):
         self.contents: dict[str, bytes] = {}
         self.cuts: list[int] = []  # bytes after which the next answers break off
         self.ranges = True
+        self.no_head = False
         self.odd: list[
             Callable[[http.server.BaseHTTPRequestHandler, bytes, int], None]
         ] = []  # next answers of big files
@@ -112,6 +113,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     server: Wikimedia
 
     def do_HEAD(self):
+        if self.server.no_head:
+            return self.send_error(405)
         self.do_GET(body=False)
 
     def do_GET(self, body: bool = True):
@@ -288,6 +291,7 @@ ODD_ANSWERS = {
     "no number": lambda h, data, start: answer(h, 206, b"", Content_Length="abc", Content_Range=f"bytes {start}-"),
     "nowhere": lambda h, data, start: answer(h, 302, b"", Location="http://[bad/"),
     "nothing": lambda h, data, start: None,
+    "not satisfiable": lambda h, data, start: answer(h, 416, b"", Content_Length="0"),
 }
 
 
@@ -330,6 +334,26 @@ def test_more_than_the_list_says_is_not_taken(server, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_complete_file_of_unknown_size_is_not_downloaded_again(server, tmp_path):
+    def end_of_file(handler, data, start):
+        answer(handler, 416, b"", Content_Length="0", Content_Range=f"bytes */{len(data)}")
+
+    (name, data), _ = PARTS.items()
+    server.add_content("2026-11-01", {name: data * 100})
+    (remote,) = dumps.resolve("20261101", server.url)[1]
+    files.partial_path(tmp_path / name).write_bytes(data * 100)
+    server.odd = [end_of_file]
+    server.log.clear()
+    assert dumps.download(remote._replace(size=None), "20261101", tmp_path).read_bytes() == data * 100
+    assert [wanted for _, wanted in server.log] == [f"bytes={len(data) * 100}-"]
+
+
+def test_a_server_without_head_tells_no_size(server):
+    server.add_content("2026-11-01", PARTS)
+    server.no_head = True
+    assert [remote.size for remote in dumps.resolve("20261101", server.url)[1]] == [None, None]
+
+
 def test_a_file_shorter_than_its_list_ends_in_an_error(server, tmp_path):
     server.add_classic("20261101", BIG)
     server.contents[f"/jawiki/20261101/{NAME}"] = BIG[:-5]
@@ -357,13 +381,14 @@ SUMS = "/other/mediawiki_content_current/jawiki/2026-11-01/xml/bzip2/SHA256SUMS"
 @pytest.mark.parametrize(
     "change, fault",
     [
-        (lambda sums: sums[:-9], "is cut short"),
-        (lambda sums: b"", "is cut short"),
-        (lambda sums: b"<html>\n" + sums, "is damaged in line 1"),
-        (lambda sums: sums.replace(b"p1p20", b"p1p2x0"), "lists jawiki-2026-11-01-p1p2x0.xml.bz2, which is no part"),
-        (lambda sums: sums.replace(b"  ", b" "), "is damaged in line 1"),
+        (lambda sums: sums[:-9], "is damaged or cut short in line 2"),
+        (lambda sums: sums[:-50], "is damaged or cut short in line 2"),
+        (lambda sums: b"", "names no part of a dump"),
+        (lambda sums: b"<html>\n" + sums, "is damaged or cut short in line 1"),
+        (lambda sums: sums.replace(b"p1p20", b"p1p2x0"), "is damaged or cut short in line 1"),
+        (lambda sums: sums.replace(b"  ", b" "), "is damaged or cut short in line 1"),
     ],
-    ids=["cut", "empty", "a page", "another name", "another form"],
+    ids=["cut", "cut in a checksum", "empty", "a page", "another name", "another form"],
 )
 def test_a_list_of_checksums_is_whole_or_refused(server, tmp_path, change, fault):
     server.add_content("2026-11-01", PARTS)
@@ -372,8 +397,10 @@ def test_a_list_of_checksums_is_whole_or_refused(server, tmp_path, change, fault
 
 
 @pytest.mark.parametrize(
-    "change", [lambda sums: b"\xef\xbb\xbf" + sums, lambda sums: sums.replace(b"\n", b" \r\n").upper().replace(
-        b"JAWIKI", b"jawiki").replace(b"P", b"p").replace(b".XML.BZ2", b".xml.bz2")], ids=["a mark", "line ends"]
+    "change", [lambda sums: sums[:-1], lambda sums: b"# sums\n" + sums.replace(b"jawiki", b"./jawiki") + sums.replace(
+        b"p", b"x"), lambda sums: b"\xef\xbb\xbf" + sums, lambda sums: sums.replace(b"\n", b" \r\n").upper().replace(
+        b"JAWIKI", b"jawiki").replace(b"P", b"p").replace(b".XML.BZ2", b".xml.bz2")], 
+    ids=["no end", "others", "a mark", "line ends"],
 )  # fmt: skip
 def test_a_list_of_checksums_in_another_form_is_read(server, tmp_path, change):
     server.add_content("2026-11-01", PARTS)

@@ -601,6 +601,30 @@ def test_an_output_whose_record_was_not_put_into_place_is_refused(tmp_path):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["train.txt", "train.txt.meta.json"]
 
 
+def test_a_text_of_the_users_own_that_was_not_replaced_stays_theirs(tmp_path):
+    path = tmp_path / "own.txt"
+    path.write_text("雨。\n")
+    with pytest.raises(OSError), files.record_around(path, {}):
+        raise OSError
+    assert [file.name for file in tmp_path.iterdir()] == ["own.txt"]
+    (tmp_path / ".gone.txt.meta.json.partial").touch()  # of a text that never came
+    assert files.is_private(path, tmp_path / "gone.txt") is False
+    (tmp_path / ".own.txt.partial").write_text("雨。\n")
+    with pytest.raises(StageError, match=r"\.own\.txt\.partial is what a run left that did not finish: run the stage"):
+        files.corpus_of(tmp_path / ".own.txt.partial")
+
+
+def test_a_text_that_lost_its_record_and_was_not_replaced_is_not_finished(tmp_path):
+    path = tmp_path / "train.txt"
+    path.write_text("雨。\n")
+    files.write_record(path, {"corpus": {"private": True}})
+    with pytest.raises(OSError), files.record_around(path, {"corpus": {"private": True}}):
+        files.record_path(path).unlink()
+        raise OSError
+    with pytest.raises(StageError, match=r"train\.txt is not finished"):
+        files.is_private(path)
+
+
 def test_what_one_input_is_or_the_user_says_makes_the_output_private(tmp_path):
     path, folder, model = tmp_path / "a.txt", tmp_path / "output", tmp_path / "model"
     path.write_bytes(b"new\n")

@@ -42,12 +42,18 @@ CASES = {
         "「葉だ。」「根だ。」の二つ。",
     ],
     # what parentheses add
-    "what parentheses add belongs to the sentence before": [
-        "茶は木である。（昨年の調査による）",
-        "しかし、草もある。（法三条）",
-    ],
+    "what parentheses add belongs to what they follow": ["茶は木である。（2000年の調査による）", "草だ。（法三条）"],
+    "a long addition too": ["茶は木である。（ただし、葉を摘まない年にはそうとは言えない）", "草もある。"],
+    "who said it stands behind a quotation": ["「茶だ。」（太郎）", "「木だ。」（次郎）"],
+    "what is short and no addition begins a sentence": ["飲む。", "（社団法人）茶会が開く。", "（左から）山田、田中。"],
     "a stop behind such parentheses too": ["茶は木である。（欠席四）。", "葉。"],
-    "a label begins its sentence": ["順に述べる。", "（1）茶を摘む。", "（イ）葉を蒸す。", "(10)飲む。"],
+    "a label begins its sentence": [
+        "順に述べる。",
+        "（1）茶を摘む。",
+        "（イ）葉を蒸す。",
+        "(ii)飲む。",
+        "（その3）終える。",
+    ],
     "parentheses that begin a sentence stay there": [
         "葉。",
         "（）内は丘の名。",

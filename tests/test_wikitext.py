@@ -143,7 +143,8 @@ RULES = {
     ),
     "a sentence without a word that we do not know goes": (
         "茶。人口は{{人口表|茶町}}人である。丘は{{位置表|1|2}}に、谷は{{位置表|3}}に位置する。"
-        "書体では、[[ファイル:a.png|10px]]と書く。木。",
+        "書体では、[[ファイル:a.png|10px]]と書く。木。{{町の表}}は丘にある。{{人口表|a}}人である。続いて{{組|x}}と戦う。"
+        "{{Harvnb|佐藤|2000}}によれば緑だ。",
         "茶。木。",
     ),
     "notes are no words that are missing": (
@@ -266,6 +267,17 @@ RULES = {
         "n<sup>3</sup>、(a+b)<sup>2</sup>、km<sup>2</sup>、H<sub>2</sub>O、Ca<sup>2+</sup>、sin<sup>2</sup>x。",
         "n^3、(a+b)^2、km2、H2O、Ca2+、sin2x。",
     ),
+    "raised signs of letters stay": (
+        "いて座A<sup>*</sup>、π<sup>*</sup>軌道、a<sup>†</sup>を見る。",
+        "いて座A*、π*軌道、a†を見る。",
+    ),
+    "a mixed fraction keeps its parts": ("5<sup>1</sup>/<sub>2</sub>杯を飲む。", "5 1/2杯を飲む。"),
+    "colours show the last of their arguments": (
+        "{{Font color|white|blue|甲}}線と{{色|赤|乙}}線と{{color|red}}。",
+        "甲線と乙線と。",
+    ),
+    "a team keeps its country": ("{{Fb|BRA}}と{{fbw|JPN}}が戦う。", "ブラジルと日本が戦う。"),
+    "rows without their table go": ("茶は木。\n| 1990年 || 春が咲いた。\n! 茶を飲む。", "茶は木。"),
     "raised signs of notes go": (
         "茶<sup>*</sup>は木<sup>†2</sup>で<sup>[注 3]</sup>、葉<sup>注1</sup>は緑。",
         "茶は木で、葉は緑。",
@@ -274,7 +286,7 @@ RULES = {
         "約3{{e|8}}m、{{10^|5}}個、{{val|6.02|e=23|u=/mol}}、{{val|3|ul=m}}、{{数値|8}}である。",
         "約3×10^8m、10^5個、6.02×10^23/mol、3m、8である。",
     ),
-    "a value keeps its error": ("{{val|1.67|(3)|e=-27|ul=kg}}、{{val|2|0.5}}個。", "1.67(3)×10^-27kg、2±0.5個。"),
+    "a value keeps its error": ("{{val|1.67|(3)|e=-27|ul=kg}}、{{val|9|0.5|u=degC}}。", "1.67(3)×10^-27kg、9±0.5℃。"),
     "convert keeps ranges and feet with inches": (
         "{{convert|5|-|8|km|mi}}、{{convert|2|x|3|m}}、{{convert|6|ft|2|in}}、{{convert|6|ft|m|2}}、{{convert|6|km|2}}。",
         "5〜8km、2×3m、6フィート2インチ、6フィート、6km。",
@@ -361,6 +373,9 @@ TORN = {
     "茶は木である。葉も！": ["茶は木である。葉も！"],
     "彼は「茶は木である。」という説": ["彼は「茶は木である。」という説"],
     "茶は木であると断った上で": [],
+    "2000年にモーニング娘。のメンバーに加入": ["2000年にモーニング娘。のメンバーに加入"],
+    "出演は[[ゲスの極み乙女。]]、茶野葉子": ["出演はゲスの極み乙女。、茶野葉子"],
+    "主人公は「春。『夏』と秋」の作者": ["主人公は「春。『夏』と秋」の作者"],
 }
 
 
@@ -395,6 +410,11 @@ def test_a_heading_ends_its_line_whatever_stands_behind_it(heading):
 )
 def test_sections_of_literature_go_in_other_words_too(title):
     assert clean(f"茶は木。\n== {title} ==\n茶の本がある。") == ["茶は木。"]
+
+
+@pytest.mark.parametrize("sentence", ["となりの坂田は茶を飲む。", "となりの家に住む。", "とあるのどかな村に住む。"])
+def test_what_only_begins_like_a_fragment_stays(sentence):
+    assert clean(f"茶。\n\n{sentence}葉は緑。") == ["茶。", f"{sentence}葉は緑。"]
 
 
 def test_a_line_break_ends_a_paragraph_unless_a_sentence_goes_on():
@@ -536,6 +556,10 @@ NESTINGS = {"{{": "}}", "{{lang|en|": "}}", "[[a|": "]]", "\n{|": "\n|}", "{{lan
 NESTINGS |= {"<ref>": "</ref>", "-{": "}-", "（": "）", "<table>": "</table>", "（{{x}}": "）"}
 PATHOLOGICAL = {opener: opener * 20_000 for opener in OPENERS}
 PATHOLOGICAL |= {a + "..." + b: a * 10_000 + "茶は木。" + b * 10_000 for a, b in NESTINGS.items()}
+PATHOLOGICAL |= {opener + "aaa...": opener + "a" * 50_000 for opener in OPENERS}
+PATHOLOGICAL |= {
+    opener + "a|a|...": opener + "a|" * 25_000 for opener in ("{{{", "[http://", "{{a", "[[File:a", "<div ")
+}
 PATHOLOGICAL["mixture"] = "".join(OPENERS) * 400
 PATHOLOGICAL["one long line of openers"] = "<!--" * 400_000
 PATHOLOGICAL["long attribute"] = "<div " + 'a="b" ' * 20_000
