@@ -46,17 +46,8 @@ def ruby(base: str, *readings: str) -> str:
     return f"{base}（{reading}）" if base and reading else base
 
 
-UNITS = {
-    "C": "℃",
-    "degC": "℃",
-    "F": "°F",
-    "sqmi": "平方マイル",
-    "mi": "マイル",
-    "ft": "フィート",
-    "in": "インチ",
-    "sqkm": "km2",
-}
-UNITS |= {"yd": "ヤード", "lb": "ポンド", "oz": "オンス", "nmi": "海里", "acre": "エーカー"}
+UNITS = {"C": "℃", "degC": "℃", "F": "°F", "sqmi": "平方マイル", "mi": "マイル", "ft": "フィート", "in": "インチ"}
+UNITS |= {"sqkm": "km2", "yd": "ヤード", "lb": "ポンド", "oz": "オンス", "nmi": "海里", "acre": "エーカー"}
 RANGES = {"-": "〜", "–": "〜", "to": "〜", "and": "と", "or": "または", "x": "×", "×": "×", "by": "×", "+/-": "±"}
 PARTED_UNITS = ("ft", "yd", "lb")  # 6 feet 2 inches
 
