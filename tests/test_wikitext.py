@@ -276,6 +276,10 @@ RULES = {
         "{{Font color|white|blue|甲}}線と{{色|赤|乙}}線と{{color|red}}。",
         "甲線と乙線と。",
     ),
+    "how a reading looks is none of it": (
+        "{{ルビ|茶|ちゃ|補助表示}}と{{読み仮名|葉|は|よう}}と{{読み|根|ね}}と{{ラテン翻字|ru|chai}}と{{学名|Camellia}}。",
+        "茶（ちゃ）と葉（は、よう）と根とchaiとCamellia。",
+    ),
     "a team keeps its country": ("{{Fb|BRA}}と{{fbw|JPN}}が戦う。", "ブラジルと日本が戦う。"),
     "rows without their table go": ("茶は木。\n| 1990年 || 春が咲いた。\n! 茶を飲む。", "茶は木。"),
     "raised signs of notes go": (
