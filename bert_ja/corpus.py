@@ -6,9 +6,9 @@ goes document by document or block by block, so that memory does not grow with t
 
 import collections
 import hashlib
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from bert_ja import draws, files, inventory
 from bert_ja.cli import StageError
-from bert_ja.documents import Writer, index_path, leads_back, plain_path
+from bert_ja.documents import INDEX, Writer, files_of, index_path, leads_back, plain_path
 from bert_ja.filters import DOCUMENT_FILTERS, Filters, Removed
 from bert_ja.inventory import Inventory
 
@@ -26,7 +26,6 @@ TRAIN, VALID, TEST, NEAR_EMPTY, REPEATED = range(len(BECOMES))
 PUBLISHED_SENTENCES = 500_000  # in valid and in test of the published run
 LARGE_CORPUS = 20 * PUBLISHED_SENTENCES  # sentences; from here on that is 5 % each or less
 BUCKET_BITS = 16  # of a key: one document in 65,536 is sorted
-INDEX = ".index.jsonl"
 SHOWN_SENTENCES = 10  # in the report
 
 
@@ -81,15 +80,10 @@ def origin(paths: list[Path], name: str, license: str | None, source: str | None
 def state(paths: list[Path]) -> str:
     """A hash of the size and the time of the last change of every file that is read."""
     digest = hashlib.sha256()
-    files_in = (path.rglob("*") if path.is_dir() else (path, index_path(path)) for path in paths)
-    for group in files_in:
-        total = 0  # of a folder's files, in whatever order they come
-        for file in group:
-            if file.is_file():
-                facts = file.stat()
-                row = f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}".encode(errors="surrogateescape")
-                total += int.from_bytes(hashlib.sha256(row).digest())
-        digest.update(f"{total}\n".encode())
+    for path in paths:
+        for file in filter(Path.is_file, itertools.chain(files_of(path), [index_path(path)])):
+            facts = file.stat()
+            digest.update(f"{facts.st_size} {facts.st_mtime_ns} {file}\n".encode())
     return digest.hexdigest()
 
 
@@ -290,7 +284,7 @@ def write(
     """
     removed = Removed()
     expected = zip(found.parts(), found.rows()["sentences"], strict=True)
-    for document, expectation in zip_longest(documents, expected):
+    for document, expectation in itertools.zip_longest(documents, expected):
         if document is None or expectation is None:
             raise changed()
         (row, sentences), (part, count) = document, expectation

@@ -34,6 +34,7 @@ HEAD = 1 << 12  # bytes by which the kind of a file is told
 TEXT_PER_PACKED_BYTE = 8  # at most, of text as people write it
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 JSONL = (".jsonl", ".ndjson")
+INDEX = ".index.jsonl"
 SHOWN = 12  # fields of a row that an error names
 CONTROL = re.compile("[\\x00-\\x1f\\x7f-\\x9f\\u2028\\u2029]+")
 BYTE_ORDER_MARK = "\ufeff"
@@ -217,7 +218,7 @@ def plain_path(text: Path | str) -> Path:
 
 def index_path(text: Path | str) -> Path:
     """data/train.txt and data/train.txt.xz -> data/train.index.jsonl."""
-    return plain_path(text).with_suffix(".index.jsonl")
+    return plain_path(text).with_suffix(INDEX)
 
 
 def is_jsonl(path: Path | str) -> bool:
@@ -376,7 +377,7 @@ def _plain_name(name: str) -> str:
 
 def _is_passed_over(name: str) -> bool:
     """Hidden files, and records and indexes of our own stages."""
-    return name.startswith(".") or name == "meta.json" or name.endswith((".meta.json", ".index.jsonl"))
+    return name.startswith(".") or name == "meta.json" or name.endswith((".meta.json", INDEX))
 
 
 def leads_back(link: Path) -> bool:
@@ -488,7 +489,7 @@ def require_documents(path: Path | str, reading: Reading, made_by: str) -> None:
         raise StageError(f"{path} holds no document: {made_by}")
 
 
-def _parts(path: Path | str) -> Iterator[Path]:
+def files_of(path: Path | str) -> Iterator[Path]:
     """The files that a corpus is."""
     path = Path(path)
     return (path / name for name in _files_in(path)) if path.is_dir() else iter([path])
@@ -512,12 +513,12 @@ def describe(path: Path | str) -> dict:
 
 def size(path: Path | str) -> int:
     """Bytes on the disk, of all documents of a folder together."""
-    return sum(part.stat().st_size for part in _parts(path))
+    return sum(part.stat().st_size for part in files_of(path))
 
 
 def unpacked_size(path: Path | str) -> int:
     """About how many bytes of text a corpus holds."""
-    return sum(part.stat().st_size * (TEXT_PER_PACKED_BYTE if is_compressed(part) else 1) for part in _parts(path))
+    return sum(part.stat().st_size * (TEXT_PER_PACKED_BYTE if is_compressed(part) else 1) for part in files_of(path))
 
 
 # Writing

@@ -383,7 +383,7 @@ def _is_there(path: Path, remote: Remote) -> bool:
 
 def _verified_before(path: Path, remote: Remote) -> str | None:
     """The sha256 of a file whose run was killed before it wrote the record, None unless it is what the list says."""
-    if files.record_path(path).exists() or not path.is_file():
+    if files.record_path(path).exists() or not path.is_file() or remote.size not in (None, path.stat().st_size):
         return None
     try:
         with open(path, "rb") as file:

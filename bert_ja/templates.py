@@ -35,6 +35,9 @@ class Arguments:
         return self.by_name.get(str(max(place, 0) + 1), "")
 
 
+Rule = str | Callable[[Arguments], str]  # a text, or what makes one of the arguments
+
+
 def ruby(base: str, *readings: str) -> str:
     """Set readings behind their word: ("紫陽花", "あじさい") -> "紫陽花（あじさい）".
 
@@ -114,7 +117,7 @@ LANGUAGE_TABLE = """
 LANGUAGES = {code: (name, short) for code, name, short in zip(*[iter(LANGUAGE_TABLE.split())] * 3, strict=True)}
 
 
-def _labelled(name: str) -> "Rule":
+def _labelled(name: str) -> Rule:
     """The rule of lang-CODE and lang-CODE-short."""
     code, short, _ = name.removeprefix("lang-").partition("-short")
     label = LANGUAGES.get(code, ("-", "-"))[bool(short)]
@@ -132,59 +135,6 @@ def _format_number(number: str) -> str:
     """{{formatnum:1234567.8}} -> 1,234,567.8; what is no plain number stays as it is."""
     whole, point, rest = number.partition(".")
     return f"{int(whole):,}{point}{rest}" if re.fullmatch(r"-?[0-9]{1,30}", whole) else number
-
-
-PARSER_FUNCTIONS: dict[str, Callable[[str], str]] = {"#expr": lambda text: HOLE, "formatnum": _format_number}
-
-# Names in lower case, spaces written as _. What shows its first argument: fonts and pronunciation, sizes and styles,
-# words of a language, links to other Wikipedias; and those that _rule() knows by their ends.
-SHOWS_FIRST = """
-    ipa2 ipa3 ipa4 ipalink unicode nastaliq 特殊文字フォント 補助漢字フォント 拡張漢字フォント
-    jis2004フォント jis90フォント cp932フォント 機種依存文字 高線 下げ核 簡体字 繁体字 新字体 旧字体 ピン音 拼音
-    small smaller large larger big nobold nowrap nobr sub em strong bold underline 下線 上線 overline 傍点 圏点
-    取消線 縦書き mono code kbd var math mvar mathbf visible_anchor vanc by abbr tooltip linktext
-    en de fr es it pt ru la el grc nl sv da no fi is pl cs sk hu ro bg sr hr sl sq mk uk be lt lv et tr ar fa he
-    hi ur bn ta th vi id ms ko zh ja eo eu ca gl cy ga gd mn ka hy az kk uz ky tl km lo my ne si am sw af yi bo
-    nihongo 未訳 日本語版にない記事リンク 訳語疑問点 太字 斜体 smallcaps huge script serif pron-en
-    bigger 学名 snamei 読み よみ 音声ルビ
-"""
-SHOWS_SECOND = "lang rtl-lang wikt-lang ラテン翻字 fontsize font-size resize"
-COLOURS = "color font_color fontcolor 色 背景色"  # one or two of them, then the text
-SHOWS_LAST = "transl translit 翻字 langwithname rtl-langwithname interlang 拡張漢字 font"
-RUBY = "ルビ ruby ふりがな 振り仮名"  # a third argument says how they look
-READINGS = "読み仮名 読み仮名_ruby不使用"
-BLOCK_QUOTES = "quote quotation cquote blockquote squote 引用 引用文"
-JOINED = "chem chem2 化学式 gaps ipac-en"
-BLOCK_LINES = "indent 字下げ center centre"  # shown like a line with ":" before it
-SIGNS = {"!": "|", "=": "=", "・": "・", "·": "·", "snd": " – ", "ndash": "–", "mdash": "—", "spaces": " ", "sp": " "}
-SIGNS |= {"―": "――", "ダッシュ": "――", "'": "'", "colon": ":", "0": "", "-": "", "clear": ""}
-SIGNS |= dict.fromkeys(["nbsp", "space", "thinsp"], " ") | {"dot": "・", "くの字点": "〳〵", "currentyear": HOLE}
-
-
-Rule = str | Callable[[Arguments], str]
-TEMPLATES: dict[str, Rule] = dict(SIGNS)
-TEMPLATES |= dict.fromkeys(SHOWS_FIRST.split(), lambda arguments: arguments.at(0))
-TEMPLATES |= dict.fromkeys(SHOWS_SECOND.split(), lambda arguments: arguments.at(1) or arguments.by_name.get("text", ""))
-TEMPLATES |= dict.fromkeys(SHOWS_LAST.split(), lambda arguments: arguments.at(-1))
-TEMPLATES |= dict.fromkeys(COLOURS.split(), lambda arguments: arguments.at(-1) if arguments.at(1) else "")
-TEMPLATES |= dict.fromkeys(RUBY.split(), lambda arguments: ruby(arguments.at(0), arguments.at(1)))
-TEMPLATES |= dict.fromkeys(READINGS.split(), lambda arguments: ruby(arguments.at(0), *arguments.positional[1:]))
-TEMPLATES |= {"audio-ipa": TEMPLATES["lang"]}
-TEMPLATES |= {"llang": lambda arguments: ruby(arguments.at(1), arguments.at(2)), "audio": _audio}
-TEMPLATES |= {"flag": lambda arguments: COUNTRIES.get(arguments.at(0), arguments.at(0))}
-TEMPLATES |= dict.fromkeys(["国旗", "flagcountry", "fb", "fbw", "fb-rt", "fbw-rt"], TEMPLATES["flag"])
-TEMPLATES |= dict.fromkeys(BLOCK_QUOTES.split(), lambda arguments: DIVIDER + arguments.at(0) + DIVIDER)
-TEMPLATES |= dict.fromkeys(BLOCK_LINES.split(), lambda arguments: f"\n:{arguments.at(0)}\n")
-TEMPLATES |= dict.fromkeys(JOINED.split(), lambda arguments: "".join(arguments.positional))
-TEMPLATES |= dict.fromkeys(["convert", "cvt"], _convert)
-TEMPLATES |= dict.fromkeys(["sfrac", "frac", "分数"], _fraction)
-TEMPLATES |= dict.fromkeys(
-    ["仮リンク", "ill2", "ill", "リンク仮"],
-    lambda arguments: arguments.by_name.get("label") or arguments.at(0),
-)
-TEMPLATES |= dict.fromkeys(["val", "数値"], _value)
-TEMPLATES |= {"sup": lambda arguments: f"<sup>{arguments.at(0)}</sup>"}  # a tag, which knows what stands before it
-TEMPLATES |= {"e": lambda arguments: f"×10^{arguments.at(0)}", "10^": lambda arguments: f"10^{arguments.at(0)}"}
 
 
 # {{JPN}} shows a flag and 日本.
@@ -217,6 +167,57 @@ COUNTRY_TABLE = """
     GDR 東ドイツ FRG 西ドイツ YUG ユーゴスラビア TCH チェコスロバキア
 """
 COUNTRIES = dict(zip(*[iter(COUNTRY_TABLE.split())] * 2, strict=True))
+
+PARSER_FUNCTIONS: dict[str, Callable[[str], str]] = {"#expr": lambda text: HOLE, "formatnum": _format_number}
+
+# Names in lower case, spaces written as _. What shows its first argument: fonts and pronunciation, sizes and styles,
+# words of a language, links to other Wikipedias; and those that rule() knows by their ends.
+SHOWS_FIRST = """
+    ipa2 ipa3 ipa4 ipalink unicode nastaliq 特殊文字フォント 補助漢字フォント 拡張漢字フォント
+    jis2004フォント jis90フォント cp932フォント 機種依存文字 高線 下げ核 簡体字 繁体字 新字体 旧字体 ピン音 拼音
+    small smaller large larger big nobold nowrap nobr sub em strong bold underline 下線 上線 overline 傍点 圏点
+    取消線 縦書き mono code kbd var math mvar mathbf visible_anchor vanc by abbr tooltip linktext
+    en de fr es it pt ru la el grc nl sv da no fi is pl cs sk hu ro bg sr hr sl sq mk uk be lt lv et tr ar fa he
+    hi ur bn ta th vi id ms ko zh ja eo eu ca gl cy ga gd mn ka hy az kk uz ky tl km lo my ne si am sw af yi bo
+    nihongo 未訳 日本語版にない記事リンク 訳語疑問点 太字 斜体 smallcaps huge script serif pron-en
+    bigger 学名 snamei 読み よみ 音声ルビ
+"""
+SHOWS_SECOND = "lang rtl-lang wikt-lang ラテン翻字 fontsize font-size resize"
+COLOURS = "color font_color fontcolor 色 背景色"  # one or two of them, then the text
+SHOWS_LAST = "transl translit 翻字 langwithname rtl-langwithname interlang 拡張漢字 font"
+RUBY = "ルビ ruby ふりがな 振り仮名"  # a third argument says how they look
+READINGS = "読み仮名 読み仮名_ruby不使用"
+BLOCK_QUOTES = "quote quotation cquote blockquote squote 引用 引用文"
+JOINED = "chem chem2 化学式 gaps ipac-en"
+BLOCK_LINES = "indent 字下げ center centre"  # shown like a line with ":" before it
+SIGNS = {"!": "|", "=": "=", "・": "・", "·": "·", "snd": " – ", "ndash": "–", "mdash": "—", "spaces": " ", "sp": " "}
+SIGNS |= {"―": "――", "ダッシュ": "――", "'": "'", "colon": ":", "0": "", "-": "", "clear": ""}
+SIGNS |= dict.fromkeys(["nbsp", "space", "thinsp"], " ") | {"dot": "・", "くの字点": "〳〵", "currentyear": HOLE}
+
+TEMPLATES: dict[str, Rule] = dict(SIGNS)
+TEMPLATES |= dict.fromkeys(SHOWS_FIRST.split(), lambda arguments: arguments.at(0))
+TEMPLATES |= dict.fromkeys(SHOWS_SECOND.split(), lambda arguments: arguments.at(1) or arguments.by_name.get("text", ""))
+TEMPLATES |= dict.fromkeys(SHOWS_LAST.split(), lambda arguments: arguments.at(-1))
+TEMPLATES |= dict.fromkeys(COLOURS.split(), lambda arguments: arguments.at(-1) if arguments.at(1) else "")
+TEMPLATES |= dict.fromkeys(RUBY.split(), lambda arguments: ruby(arguments.at(0), arguments.at(1)))
+TEMPLATES |= dict.fromkeys(READINGS.split(), lambda arguments: ruby(arguments.at(0), *arguments.positional[1:]))
+TEMPLATES |= {"audio-ipa": TEMPLATES["lang"]}
+TEMPLATES |= {"llang": lambda arguments: ruby(arguments.at(1), arguments.at(2)), "audio": _audio}
+TEMPLATES |= {"flag": lambda arguments: COUNTRIES.get(arguments.at(0), arguments.at(0))}
+TEMPLATES |= dict.fromkeys(["国旗", "flagcountry", "fb", "fbw", "fb-rt", "fbw-rt"], TEMPLATES["flag"])
+TEMPLATES |= dict.fromkeys(BLOCK_QUOTES.split(), lambda arguments: DIVIDER + arguments.at(0) + DIVIDER)
+TEMPLATES |= dict.fromkeys(BLOCK_LINES.split(), lambda arguments: f"\n:{arguments.at(0)}\n")
+TEMPLATES |= dict.fromkeys(JOINED.split(), lambda arguments: "".join(arguments.positional))
+TEMPLATES |= dict.fromkeys(["convert", "cvt"], _convert)
+TEMPLATES |= dict.fromkeys(["sfrac", "frac", "分数"], _fraction)
+TEMPLATES |= dict.fromkeys(
+    ["仮リンク", "ill2", "ill", "リンク仮"],
+    lambda arguments: arguments.by_name.get("label") or arguments.at(0),
+)
+TEMPLATES |= dict.fromkeys(["val", "数値"], _value)
+TEMPLATES |= {"sup": lambda arguments: f"<sup>{arguments.at(0)}</sup>"}  # a tag, which knows what stands before it
+TEMPLATES |= {"e": lambda arguments: f"×10^{arguments.at(0)}", "10^": lambda arguments: f"10^{arguments.at(0)}"}
+
 
 # Templates that show nothing of a sentence: notes, sources, doubts, links to other pages, icons.
 ASIDE = re.compile(

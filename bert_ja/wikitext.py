@@ -14,8 +14,7 @@ from collections.abc import Iterator
 
 from bert_ja import sentences, templates
 from bert_ja.marks import BREAK, DIVIDER, GAP, HIDE, HOLE, MARK, SHOW, UNWANTED
-
-HAS_WORD = re.compile(r"\w")
+from bert_ja.templates import HAS_WORD
 
 REDIRECT = re.compile(r"\s*[#＃](?:REDIRECT|転送|リダイレクト)\s*[:：]?\s*\[\[", re.IGNORECASE)
 

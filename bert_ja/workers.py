@@ -19,6 +19,8 @@ from multiprocessing.connection import Connection, wait
 
 from bert_ja.cli import StageError, end_with_parent, no_interrupt
 
+FILES_PER_WORKER = 4  # open ones
+OTHER_FILES = 256  # those of a stage itself
 AHEAD = 2  # items that a worker has at most: one under way, and the next, lest it wait for us
 
 
@@ -84,6 +86,14 @@ def _serve(parent: int, function: Callable, items: Connection, answers: Connecti
 # In the parent
 
 
+def _allow_open_files(number: int) -> None:
+    """Raise our limit of open files, 1,024 on many machines, as far as the system lets us."""
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit not in (resource.RLIM_INFINITY, most):
+        wanted = number if most == resource.RLIM_INFINITY else min(number, most)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(limit, wanted), most))
+
+
 class _Worker:
     """A process that answers items in their order.
 
@@ -135,8 +145,7 @@ class _Crew:
 
     def __init__(self, function: Callable, num_workers: int):
         self._function, self._num_workers = function, num_workers
-        _, most = resource.getrlimit(resource.RLIMIT_NOFILE)  # a worker takes four descriptors, 1,024 is a usual limit
-        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+        _allow_open_files(FILES_PER_WORKER * num_workers + OTHER_FILES)
         self._workers: list[_Worker] = []
         self._answers: dict[int, tuple[object, str | None]] = {}  # that nobody took yet
 

@@ -76,9 +76,7 @@ class Wikimedia(http.server.ThreadingHTTPServer):
         self.cuts: list[int] = []  # bytes after which the next answers break off
         self.ranges = True
         self.no_head = False
-        self.odd: list[
-            Callable[[http.server.BaseHTTPRequestHandler, bytes, int], None]
-        ] = []  # next answers of big files
+        self.odd: list[Callable] = []  # what answers next for a big file, called with (handler, data, start)
         self.busy: list[tuple[int, str | None]] = []  # (code, Retry-After) of the next answers
         self.log: list[tuple[str, str | None]] = []  # (path, Range)
         self.url = f"http://127.0.0.1:{self.server_port}"
@@ -396,12 +394,26 @@ def test_a_list_of_checksums_is_whole_or_refused(server, tmp_path, change, fault
     assert download_error(server, tmp_path).startswith(f"MIRROR{SUMS} {fault}")
 
 
-@pytest.mark.parametrize(
-    "change", [lambda sums: sums[:-1], lambda sums: b"# sums\n" + sums.replace(b"jawiki", b"./jawiki") + sums.replace(
-        b"p", b"x"), lambda sums: b"\xef\xbb\xbf" + sums, lambda sums: sums.replace(b"\n", b" \r\n").upper().replace(
-        b"JAWIKI", b"jawiki").replace(b"P", b"p").replace(b".XML.BZ2", b".xml.bz2")], 
-    ids=["no end", "others", "a mark", "line ends"],
-)  # fmt: skip
+def with_others(sums: bytes) -> bytes:
+    """A comment, names with their folder, and files that are no parts."""
+    return b"# sums\n" + sums.replace(b"jawiki", b"./jawiki") + sums.replace(b"p", b"x")
+
+
+def of_another_system(sums: bytes) -> bytes:
+    """Lines that end in a space and a carriage return, checksums in capitals."""
+    rows = [line.split() for line in sums.decode().splitlines()]
+    return "".join(f"{checksum.upper()}  {name} \r\n" for checksum, name in rows).encode()
+
+
+FORMS = {
+    "no end": lambda sums: sums[:-1],
+    "a mark": lambda sums: b"\xef\xbb\xbf" + sums,
+    "others": with_others,
+    "another system": of_another_system,
+}
+
+
+@pytest.mark.parametrize("change", FORMS.values(), ids=FORMS)
 def test_a_list_of_checksums_in_another_form_is_read(server, tmp_path, change):
     server.add_content("2026-11-01", PARTS)
     server.contents[SUMS] = change(server.contents[SUMS])

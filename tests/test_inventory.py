@@ -76,7 +76,7 @@ def test_neither_partitions_nor_blocks_change_what_is_found(tmp_path, monkeypatc
     assert found.count_shared(0, (1, 2)) == expected.count_shared(0, (1, 2))
 
 
-def test_memory_does_not_grow_with_a_sentence_that_stands_there_a_million_times(tmp_path, monkeypatch):
+def test_memory_does_not_grow_with_a_sentence_that_stands_there_again_and_again(tmp_path, monkeypatch):
     monkeypatch.setattr(inventory, "BLOCK", 1 << 12)
     documents = 20_000
     found = take(tmp_path, [[RAIN] * 10] * documents, NONE)  # all in one partition: 200,000 entries, 2.4 MB
