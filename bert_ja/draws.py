@@ -5,6 +5,7 @@ computed directly. So blocks, workers, restarts and batch sizes cannot change wh
 """
 
 import hashlib
+import math
 
 import numpy as np
 
@@ -46,17 +47,20 @@ def integers(stream: np.uint64 | np.ndarray, index: np.ndarray, high: int | np.n
 def permutation(stream: np.uint64, index: np.ndarray, size: int, rounds: int = 6) -> np.ndarray:
     """Where a permutation of range(size) sends each index, without ever holding the permutation.
 
-    A Feistel network on the smallest even number of bits that holds `size`, walked until it lands inside
-    (cycle walking, Black and Rogaway 2002). O(1) memory; any part of the order can be asked for.
+    A Feistel network over the smallest near-square grid that holds `size`, its halves added to modulo the grid's sides
+    and not XORed, walked until it lands inside (cycle walking; Black and Rogaway 2002). The grid is larger than `size`
+    by less than one side, so a walk is rare. O(1) memory; any part of the order can be asked for.
     """
-    half = np.uint64(max(1, (max(size - 1, 1).bit_length() + 1) // 2))
-    low = (np.uint64(1) << half) - np.uint64(1)
-    places = np.asarray(index).astype(np.uint64)
-    outside = np.ones(places.shape, dtype=bool)
-    while outside.any():
-        left, right = places[outside] >> half, places[outside] & low
-        for turn in range(rounds):
-            left, right = right, left ^ (numbers(mix(stream ^ np.uint64(turn)), right) & low)
-        places[outside] = (left << half) | right
-        outside = places >= np.uint64(size)
-    return places.astype(np.int64)
+    width = np.uint64(max(1, math.isqrt(size - 1) + 1)) if size > 0 else np.uint64(1)
+    height = np.uint64(max(1, -(-size // int(width))))
+    keys = numbers(stream, np.arange(rounds))
+    places = np.atleast_1d(np.asarray(index).astype(np.uint64))
+    outside = np.arange(places.size)
+    while outside.size:
+        row, column = np.divmod(places[outside], width)
+        for turn in range(0, rounds, 2):
+            row = (row + numbers(keys[turn], column) % height) % height
+            column = (column + numbers(keys[turn + 1], row) % width) % width
+        places[outside] = row * width + column
+        outside = outside[places[outside] >= np.uint64(size)]
+    return places.astype(np.int64).reshape(np.shape(index))

@@ -3,6 +3,10 @@
 max(1, round(mlm_probability * n)) of a sample's n candidates are selected, candidates being all positions but [CLS],
 [SEP] and <pad> (<unk> counts). A selected token becomes [MASK] with probability mask_replace_prob, an ordinary token
 drawn uniformly with probability random_replace_prob, and stays as it is otherwise, decided for each position by itself.
+
+Where it is known at which tokens words begin, words are selected whole, in random order: one that would exceed the
+number above is passed over (google-research/bert, create_pretraining_data.py, --do_whole_word_mask), and a sample of
+which no word is short enough loses its shortest one.
 """
 
 from dataclasses import dataclass
@@ -12,6 +16,8 @@ import numpy as np
 from bert_ja import draws
 from bert_ja.tokenization import Vocabulary
 
+PLACE_BITS, OWNER_BITS = 16, 24  # of a sort key: positions in a sample, samples in a batch; the rest is random
+
 
 @dataclass(frozen=True)
 class MaskingRule:
@@ -20,6 +26,17 @@ class MaskingRule:
     mlm_probability: float = 0.15
     mask_replace_prob: float = 0.8
     random_replace_prob: float = 0.1
+
+    def problems(self, prefix: str) -> dict[str, bool]:
+        """What a user may have set wrong -> whether it is right, the options named `prefix` + name."""
+        masked, random = self.mask_replace_prob, self.random_replace_prob
+        return {
+            f"{prefix}mlm_probability must lie between 0 and 1, got {self.mlm_probability}": (
+                0 < self.mlm_probability < 1
+            ),
+            f"{prefix}mask_replace_prob and {prefix}random_replace_prob must be 0 or more and 1 or less together, "
+            f"got {masked} and {random}": min(masked, random) >= 0 and masked + random <= 1 + 1e-9,
+        }
 
 
 @dataclass(frozen=True)
@@ -46,8 +63,86 @@ def candidate_positions(input_ids: np.ndarray, vocabulary: Vocabulary) -> np.nda
     return (input_ids != vocabulary.cls) & (input_ids != vocabulary.sep) & (input_ids != vocabulary.pad)
 
 
+def spans(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """All positions of [start, start + length), span after span: one expression, no loop."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def shuffled(owner: np.ndarray, place: np.ndarray, streams: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(owner, place) sorted by owner and, within each, in the random order of its stream.
+
+    One sort of 64-bit keys (owner, 24 random bits, place), so that no two are equal and the order is the same on every
+    machine.
+    """
+    random = draws.numbers(streams[owner], 4 * place) >> np.uint64(PLACE_BITS + OWNER_BITS)
+    keys = (owner.astype(np.uint64) << np.uint64(64 - OWNER_BITS)) | (random << np.uint64(PLACE_BITS))
+    keys = np.sort(keys | place.astype(np.uint64))
+    place = keys & np.uint64((1 << PLACE_BITS) - 1)
+    return (keys >> np.uint64(64 - OWNER_BITS)).astype(np.int64), place.astype(np.int64)
+
+
+def _within(owner: np.ndarray, lengths: np.ndarray, budget: np.ndarray) -> np.ndarray:
+    """Whether each word and those of its sample before it have no more tokens than the sample's budget, bool."""
+    total = np.cumsum(lengths)
+    before = np.zeros(len(budget) + 1, dtype=np.int64)
+    np.cumsum(np.bincount(owner, weights=lengths, minlength=len(budget)).astype(np.int64), out=before[1:])
+    return total - before[owner] <= budget[owner]
+
+
+def _choose_words(owner: np.ndarray, lengths: np.ndarray, budget: np.ndarray) -> np.ndarray:
+    """Which words are selected when each sample's are taken in this order, one that does not fit passed over."""
+    chosen = np.zeros(len(owner), dtype=bool)
+    left, remaining = np.arange(len(owner)), budget.copy()
+    while len(left := left[lengths[left] <= remaining[owner[left]]]):
+        fits = _within(owner[left], lengths[left], remaining)
+        taken, left = left[fits], left[~fits]  # the first of each sample that is left is too long from here on
+        chosen[taken] = True
+        remaining -= np.bincount(owner[taken], weights=lengths[taken], minlength=len(budget)).astype(np.int64)
+    none = np.bincount(owner[chosen], minlength=len(budget)) == 0
+    without = np.flatnonzero(none[owner])
+    shortest = without[np.lexsort((lengths[without], owner[without]))]
+    chosen[shortest[np.unique(owner[shortest], return_index=True)[1]]] = True
+    return chosen
+
+
+def select(
+    input_ids: np.ndarray,
+    cu_seqlens: np.ndarray,
+    streams: np.ndarray,
+    vocabulary: Vocabulary,
+    mlm_probability: float,
+    word_starts: np.ndarray | None = None,
+) -> np.ndarray:
+    """The positions of a packed row that are to be predicted, int64, increasing; arguments as of `mask`."""
+    candidate = candidate_positions(input_ids, vocabulary)
+    sample = sample_of_each_token(cu_seqlens)
+    samples = len(cu_seqlens) - 1
+    positions = np.flatnonzero(candidate)
+    budget = selected_count(np.bincount(sample[positions], minlength=samples), mlm_probability)
+    if word_starts is None:
+        owner = sample[positions]
+        owner, place = shuffled(owner, positions - cu_seqlens[owner], streams)
+        chosen = _within(owner, np.ones(len(owner), dtype=np.int64), budget)
+        return np.sort((cu_seqlens[owner] + place)[chosen])
+    follows = np.concatenate([[False], candidate[:-1] & (sample[1:] == sample[:-1])])  # another candidate of its sample
+    begins = candidate & (word_starts | ~follows)
+    word_of = np.cumsum(begins) - 1  # of each candidate
+    starts, lengths = np.flatnonzero(begins), np.bincount(word_of[positions], minlength=int(begins.sum()))
+    owner = sample[starts]
+    owner, place = shuffled(owner, starts - cu_seqlens[owner], streams)
+    words = word_of[cu_seqlens[owner] + place]
+    chosen = words[_choose_words(owner, lengths[words], budget)]
+    return np.sort(spans(starts[chosen], lengths[chosen]))
+
+
 def mask(
-    input_ids: np.ndarray, cu_seqlens: np.ndarray, streams: np.ndarray, vocabulary: Vocabulary, rule: MaskingRule
+    input_ids: np.ndarray,
+    cu_seqlens: np.ndarray,
+    streams: np.ndarray,
+    vocabulary: Vocabulary,
+    rule: MaskingRule,
+    word_starts: np.ndarray | None = None,
 ) -> MaskedBatch:
     """Corrupt a packed batch; what is drawn for a sample depends on its stream and its tokens only.
 
@@ -55,22 +150,12 @@ def mask(
         input_ids: packed ids, (tokens,).
         cu_seqlens: where each sample begins and the last one ends, (samples + 1,).
         streams: a key of `draws` for each sample, uint64 (samples,).
+        word_starts: whether a word begins at each token, bool (tokens,); every token is a word when not given.
     """
-    sample = sample_of_each_token(cu_seqlens)
-    candidates = np.flatnonzero(candidate_positions(input_ids, vocabulary))
-    owner = sample[candidates]
-    place = candidates - cu_seqlens[owner]  # position within its sample
-    per_sample = np.bincount(owner, minlength=len(cu_seqlens) - 1)
-    # Sorting by (sample, draw) shuffles each sample's candidates; the first few of each are selected.
-    shuffled = np.lexsort((draws.numbers(streams[owner], 4 * place), owner))
-    rank = np.arange(len(shuffled)) - np.repeat(np.cumsum(per_sample) - per_sample, per_sample)
-    chosen = shuffled[rank < selected_count(per_sample, rule.mlm_probability)[owner]]
-    chosen.sort()
-    positions, owner, place = candidates[chosen], owner[chosen], place[chosen]
-    labels = input_ids[positions]
-
+    positions = select(input_ids, cu_seqlens, streams, vocabulary, rule.mlm_probability, word_starts)
+    owner = np.searchsorted(cu_seqlens, positions, side="right") - 1
+    place, labels, ordinary = positions - cu_seqlens[owner], input_ids[positions], vocabulary.ordinary_ids
     fate = draws.uniform(streams[owner], 4 * place + 1)
-    ordinary = vocabulary.ordinary_ids
     random_ids = ordinary[draws.integers(streams[owner], 4 * place + 2, len(ordinary))]
     replaced = np.where(fate < rule.mask_replace_prob + rule.random_replace_prob, random_ids, labels)
     replaced = np.where(fate < rule.mask_replace_prob, vocabulary.mask, replaced)
