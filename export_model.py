@@ -7,6 +7,7 @@ place it is loaded again, and its logits are compared with the checkpoint's:
 """
 
 import json
+import shutil
 from pathlib import Path
 
 from bert_ja import cli, files, tokenization
@@ -16,8 +17,12 @@ LARGEST_DIFFERENCE = 1e-5  # between logits of the checkpoint and of the exporte
 
 
 def write_tokenizer(source: Path, folder: Path, positions: int) -> None:
-    """The run's tokenizer, with the model's own longest sample as its model_max_length."""
-    tokenization.write_tokenizer_folder((source / "spm.model").read_bytes(), folder, positions)
+    """The run's tokenizer: ours with the model's longest sample as its model_max_length, any other byte for byte."""
+    if tokenization.is_ours(source):
+        tokenization.write_tokenizer_folder((source / tokenization.MODEL_FILE).read_bytes(), folder, positions)
+        return
+    for file in tokenization.tokenizer_files(source):
+        shutil.copyfile(file, folder / file.name)
 
 
 def write_model(model, vocabulary, folder: Path) -> None:

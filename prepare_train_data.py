@@ -1,43 +1,58 @@
-"""Stage 3: text to next-sentence samples as JSON lines, the same bytes for any number of workers.
+"""Stage 3: text to samples as JSON lines, the same bytes for any number of workers.
 
-Reads a text (one sentence a line, a blank line after each document) and the tokenizer folder of train_tokenizer.py;
-writes one JSON object a sample (data/README.md), to standard output or --output_file, and a record beside the file:
+Reads a text (one sentence a line, a blank line after each document) and a tokenizer folder; writes one JSON object a
+sample (data/README.md), to standard output or --output_file, and a record beside the file. With --output_file a run
+that was ended at any moment goes on when it is run again:
 
     python3 prepare_train_data.py --filename data/train.txt --get_raw False > data/train.jsonl
 """
 
 import contextlib
+import itertools
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
-from bert_ja import cli, files, samples, tokenization
+from bert_ja import cli, encoding, files, samples, tokenization, workers
 from bert_ja.masking import MaskingRule
 
 SHORTEST_SAMPLE, LONGEST_SAMPLE = 8, 65_536  # tokens: [CLS] A [SEP] B [SEP] with something in A and B
-DISK_PER_TEXT_BYTE = {False: 6.0, True: 8.0}  # columns + JSON; 4.0 and 5.7 were measured with 4,000 pieces
+# Bytes for each byte of text, 4,000 pieces: columns 1.3, JSON 2.7, labels 1.7, word_starts 1.4 were measured.
+COLUMN_BYTES, JSON_BYTES, LABEL_BYTES, WORD_BYTES = 1.5, 4.5, 2.0, 2.0
+LOOK_BYTES, LOOK_SAMPLES, LOOK_TOKENS = 1 << 16, 3, 100  # of the text's beginning, shown before the work
+MOST_UNKNOWN, MOST_CUT = 0.005, 0.05  # shares of tokens and samples above which something is wrong
+MEANING = {"nsp": ("B follows A", "B is random"), "sop": ("in order", "exchanged"), "none": ("one segment",)}
+EXCHANGED = {"nsp": "random_pairs", "sop": "swapped_pairs", "none": None}  # the name of samples of label 1
 
 
-def check(
-    filename: str, output_file: str | None, max_seq_len: int, buffer_size: int, num_workers: int, rule: MaskingRule
-) -> Path:
+def check(filename: str, output_file: str | None, rule: samples.SampleRule, dupe_factor: int, num_workers: int) -> Path:
     """Refuse what cannot work; the path of the text."""
-    random = rule.random_replace_prob
-    length_fits = SHORTEST_SAMPLE <= max_seq_len <= LONGEST_SAMPLE
+    longest = rule.max_seq_len
     cli.require(
         {
-            f"--max_seq_len must be from {SHORTEST_SAMPLE} to {LONGEST_SAMPLE:,}, got {max_seq_len}": length_fits,
-            f"--buffer_size must be 1 or more, got {buffer_size}": buffer_size >= 1,
+            f"--objective must be one of {', '.join(samples.OBJECTIVES)}, got {rule.objective}": (
+                rule.objective in samples.OBJECTIVES
+            ),
+            f"--unit must be one of {', '.join(samples.UNITS)}, got {rule.unit}": rule.unit in samples.UNITS,
+            f"--max_seq_len must be from {SHORTEST_SAMPLE} to {LONGEST_SAMPLE:,}, got {longest}": (
+                SHORTEST_SAMPLE <= longest <= LONGEST_SAMPLE
+            ),
+            f"--buffer_size must be 1 or more, got {rule.buffer_size}": rule.buffer_size >= 1,
+            f"--short_seq_prob must be from 0 to 1, got {rule.short_seq_prob}": 0 <= rule.short_seq_prob <= 1,
+            f"--dupe_factor must be 1 or more, got {dupe_factor}": dupe_factor >= 1,
+            "--dupe_factor with --objective none needs --get_raw True, as its copies differ in their masks only": (
+                dupe_factor <= 1 or rule.objective != "none" or rule.masked
+            ),
             f"--num_workers must be 1 or more, got {num_workers}": num_workers >= 1,
-            f"--mlm_probability must lie between 0 and 1, got {rule.mlm_probability}": 0 < rule.mlm_probability < 1,
-            "--mask_replace_prob and --random_replace_prob must be 0 or more and 1 or less together, "
-            f"got {rule.mask_replace_prob} and {random}": min(rule.mask_replace_prob, random) >= 0
-            and rule.mask_replace_prob + random <= 1 + 1e-9,
+            **rule.masking.problems("--"),
         }
     )
     text = Path(filename)
@@ -49,75 +64,159 @@ def check(
     return text
 
 
-def open_output(output_file: str | None) -> contextlib.AbstractContextManager[files.Output]:
-    """--output_file, or standard output unless that is a terminal."""
-    if output_file is not None:
-        return files.output(output_file)
-    if sys.stdout.isatty():
-        raise cli.StageError("samples would fill the terminal: add > data/train.jsonl, or pass --output_file")
-    return files.standard_output()
+def require_space(text: Path, output_file: str | None, rule: samples.SampleRule, copies: int, words: bool) -> None:
+    destination = Path(output_file) if output_file else files.stdout_file()
+    lines = JSON_BYTES + LABEL_BYTES * rule.masked + WORD_BYTES * words
+    needed = int(text.stat().st_size * (COLUMN_BYTES + copies * lines))
+    left = files.work_path(destination) if destination else None
+    if left is not None and left.is_dir():
+        needed -= sum(file.stat().st_size for file in left.iterdir())
+    files.require_space(destination.parent if destination else tempfile.gettempdir(), needed, "this stage")
 
 
-def encode(text: Path, folder: Path, tokenizer_model: str, max_seq_len: int, num_workers: int) -> tuple[dict, dict]:
-    """Encode the text into columns in `folder`: (counts, the text's description for the record)."""
-    read = files.Output(open(os.devnull, "wb"), text)  # counts and hashes the bytes on their way
-    with tqdm(total=text.stat().st_size, unit="B", unit_scale=True, desc="encoding", delay=1) as progress:
-
-        def on_bytes(block: bytes) -> None:
-            read.write(block)
-            progress.update(len(block))
-
-        counts = samples.encode_text(text, tokenizer_model, folder, max_seq_len, num_workers, on_bytes)
-    return counts, read.describe()
+# Where samples go
 
 
-def require_pairs(text: Path, counts: dict) -> None:
-    if counts["sentences"] == counts["documents"]:
-        raise cli.StageError(
+@dataclass
+class Work:
+    """The file that samples go to, and what is done of it."""
+
+    out: files.Output
+    journal: files.Journal
+
+
+@contextlib.contextmanager
+def open_work(output_file: str | None, key: dict) -> Iterator[Work]:
+    """--output_file, which an ended run goes on with, or standard output unless that is a terminal."""
+    if output_file is None:
+        if sys.stdout.isatty():
+            raise cli.StageError("samples would fill the terminal: add > data/train.jsonl, or pass --output_file")
+        with files.standard_output() as out, files.work_folder(out.path) as folder:
+            yield Work(out, files.Journal(folder, None))
+        return
+    with files.journal(output_file, key) as journal:
+        path = files.require_writable(output_file)
+        growing = journal.folder / "output"
+        with open(growing, "r+b" if growing.exists() else "w+b") as file:
+            yield Work(files.Output(file, path), journal)
+            file.flush()
+            os.fsync(file.fileno())
+        files.put_into_place(growing, path)
+
+
+# The work
+
+
+def chosen_samples(labels: np.ndarray) -> list[int]:
+    """Three samples to show, of both labels where there are both."""
+    wanted = [*np.flatnonzero(labels == 0)[:2], *np.flatnonzero(labels == 1)[:1], *range(len(labels))]
+    return sorted(list(dict.fromkeys(map(int, wanted)))[:LOOK_SAMPLES])
+
+
+def show_samples(text: Path, encoder: encoding.Encoder, rule: samples.SampleRule, words: bool) -> None:
+    """Three samples of the text's beginning with their masks, so that a mistake is seen before the long part."""
+    vocabulary = encoder.vocabulary
+    # What is wrong with the text is said when it is read whole, under its own name.
+    with contextlib.suppress(cli.StageError), open(text, "rb") as file, tempfile.TemporaryDirectory() as folder:
+        head, journal = Path(folder) / text.name, files.Journal(Path(folder), None)
+        begin = file.read(LOOK_BYTES)
+        head.write_bytes(begin if len(begin) < LOOK_BYTES else begin[: begin.rfind(b"\n") + 1])
+        counts, _ = encoding.encode_text(head, encoder, journal, rule.max_seq_len, words, 1, lambda done: None)
+        sentences = encoding.Sentences.open(Path(folder))
+        for made in itertools.islice(samples.make_samples(sentences, 0, 0, counts["sentences"], rule, vocabulary), 1):
+            masked = samples.mask_samples(made, 0, rule, vocabulary)
+            for number in chosen_samples(made.labels):
+                said = samples.describe_sample(made, masked, number, encoder, LOOK_TOKENS)
+                cli.say(f"sample ({MEANING[rule.objective][made.labels[number]]}, {{token→masked}}): {said}")
+
+
+def why_no_samples(text: Path, counts: dict, objective: str) -> cli.StageError | None:
+    """Why a text gives no sample, None where it does; warns of one document."""
+    if counts["sentences"] <= (0 if objective == "none" else counts["documents"]):
+        return cli.StageError(
             f"{text} has no document of two sentences or more ({counts['sentences']:,} sentences, "
             f"{counts['documents']:,} documents): a document's lines must stand together, with a blank line after them"
         )
     if counts["documents"] == 1:
-        cli.say(
-            f"warning: {text} is one document (no blank lines): random sentences are drawn from the document itself"
-        )
+        random = "random sentences are drawn from the document itself"
+        said = random if objective == "nsp" else "samples may join sentences of different texts"
+        cli.say(f"warning: {text} is one document (no blank lines): {said}")
+    return None
 
 
-def write_samples(out: files.Output, folder: Path, counts: dict, rule: samples.PairRule, num_workers: int) -> Counter:
-    """Write all samples; their counts, with the longest in tokens."""
-    total, longest = Counter(), 0
-    pairs = counts["sentences"] - counts["documents"]
-    blocks = samples.sample_blocks(folder, counts["sentences"], rule, num_workers)
-    with (
-        contextlib.closing(blocks),
-        tqdm(total=pairs, unit=" samples", unit_scale=True, desc="writing", delay=1) as progress,
-    ):
-        for block in blocks:
-            out.write(block.lines)
-            total.update(block.counts)
-            longest = max(longest, block.longest)
-            progress.update(block.counts["samples"])
-    total["longest_sample"] = longest
-    return total
+def encode(
+    text: Path, journal: files.Journal, encoder: encoding.Encoder, longest: int, words: bool, num_workers: int
+) -> tuple[dict, dict]:
+    """The text's columns, with progress: (counts, the text's description for the record)."""
+    with tqdm(total=text.stat().st_size, unit="B", unit_scale=True, desc="encoding", delay=1) as progress:
+        return encoding.encode_text(text, encoder, journal, longest, words, num_workers, progress.update)
 
 
-def record(
-    rule: samples.PairRule, inputs: list[dict], outputs: list[dict], counts: dict, written: Counter, corpus: dict
-) -> dict:
-    """The record of a JSONL, but for its field `run`."""
-    options = {"max_seq_len": rule.max_seq_len, "buffer_size": rule.buffer_size, "get_raw": rule.masked}
-    return {
-        "stage": "prepare_train_data.py",
-        "options": options | (vars(rule.masking) if rule.masked else {}),
-        "seed": rule.seed,
-        "versions": files.versions("sentencepiece", "numpy"),
-        "inputs": inputs,
-        "outputs": outputs,
-        "counts": counts | {name: written[name] for name in sorted(written)},
-        "tokenizer": rule.vocabulary.facts(),
-        "longest_sample": written["longest_sample"],
-        "corpus": corpus,
+def write(
+    work: Work, sentences: int, rule: samples.SampleRule, copies: int, vocabulary, num_workers: int
+) -> tuple[Counter, np.ndarray]:
+    """All samples, with progress: (their counts, how many have 0, 1, 2 ... tokens)."""
+    started = time.monotonic()
+    with tqdm(total=sentences * copies, unit=" sentences", unit_scale=True, desc="writing", delay=1) as progress:
+
+        def on_block(more: int, total: int, of_this_run: int) -> None:
+            rate = of_this_run / (time.monotonic() - started)
+            progress.set_postfix_str(f"{total:,} samples, {rate:,.0f} samples/s", refresh=False)
+            progress.update(more)
+
+        tasks = samples.block_tasks(sentences, copies, rule)
+        return samples.write_samples(work.out, work.journal, tasks, rule, vocabulary, num_workers, on_block)
+
+
+# What is said of it
+
+
+def options_of(rule: samples.SampleRule, copies: int, words: bool) -> dict:
+    """What the samples of a text depend on, but for seed and tokenizer."""
+    options = {
+        **{"objective": rule.objective, "unit": rule.unit, "max_seq_len": rule.max_seq_len},
+        **{"buffer_size": rule.buffer_size, "short_seq_prob": rule.short_seq_prob, "dupe_factor": copies},
+        **{"get_raw": rule.masked, "whole_word_mask": words},
     }
+    return options | (vars(rule.masking) if rule.masked else {})
+
+
+def findings(rule: samples.SampleRule, counts: dict, written: Counter, lengths: np.ndarray) -> dict:
+    """What a record says of the samples that were made."""
+    exchanged = EXCHANGED[rule.objective]
+    named = {name: written[name] for name in samples.COUNTS if name != "exchanged"}
+    shares = {"unknown_tokens": written["unknown_tokens"] / written["tokens"]}
+    shares["cut_samples"] = written["cut_samples"] / written["samples"]
+    if exchanged:
+        named[exchanged] = written["exchanged"]
+        shares[exchanged] = written["exchanged"] / written["samples"]
+    return {
+        "counts": counts | dict(sorted(named.items())),
+        "shares": {name: round(share, 6) for name, share in shares.items()},
+        "token_lengths": samples.histogram(lengths),
+        "longest_sample": int(np.flatnonzero(lengths).max()),
+    }
+
+
+def report(text: Path, path: Path | None, found: dict, rule: samples.SampleRule, seconds: float) -> None:
+    """One warning for each share that is unhealthy, and the facts in one line."""
+    shares, counts = found["shares"], found["counts"]
+    if shares["unknown_tokens"] > MOST_UNKNOWN:
+        cli.say(
+            f"warning: {shares['unknown_tokens']:.1%} of the tokens are unknown (at most {MOST_UNKNOWN:.1%} is "
+            f"healthy): the tokenizer does not fit {text}, train one on it"
+        )
+    if shares["cut_samples"] > MOST_CUT:
+        cli.say(
+            f"warning: {shares['cut_samples']:.1%} of the samples were cut to {rule.max_seq_len} tokens (at most "
+            f"{MOST_CUT:.0%} is healthy): raise --max_seq_len, or split long lines into sentences"
+        )
+    about = "".join(f"{shares[name]:.1%} {name.replace('_', ' ')}, " for name in EXCHANGED.values() if name in shares)
+    cli.say(
+        f"wrote {counts['samples']:,} samples, {counts['tokens'] / counts['samples']:.1f} tokens on average "
+        f"({counts['documents']:,} documents, {about}{counts['cut_samples']:,} cut to {rule.max_seq_len}), to "
+        f"{path or 'standard output'} in {seconds:.0f} s, {counts['samples'] / seconds:,.0f} samples/s"
+    )
 
 
 def main(
@@ -127,6 +226,11 @@ def main(
     max_seq_len: int = 512,
     seed: int = 1000,
     get_raw: bool = False,
+    objective: str = "nsp",
+    unit: str = "sentence",
+    whole_word_mask: bool = False,
+    short_seq_prob: float = 0.1,
+    dupe_factor: int = 1,
     output_file: str | None = None,
     num_workers: int | None = None,
     mlm_probability: float = 0.15,
@@ -134,17 +238,25 @@ def main(
     random_replace_prob: float = 0.1,
     private_corpus: bool | None = None,
 ) -> None:
-    """Turn a text into next-sentence samples, one JSON object a line.
+    """Turn a text into samples, one JSON object a line.
 
     Args:
         filename: Text to read: UTF-8, one sentence a line, a blank line after each document.
-        buffer_size: How many sentences away from A, on both sides, a random sentence B may stand.
-        tokenizer_model: Folder of the tokenizer that train_tokenizer.py wrote.
-        max_seq_len: Longest sample in tokens, [CLS] and both [SEP] included; a longer pair is cut on its longer side.
+        buffer_size: How many sentences away from A, on both sides, a random B may begin.
+        tokenizer_model: Folder of the tokenizer: that of train_tokenizer.py, or any that AutoTokenizer loads and that
+            has cls, sep, mask and pad.
+        max_seq_len: Longest sample in tokens, special ones included; a longer pair is cut on its longer side.
         seed: Number that fixes which pairs are random and which tokens are masked.
         get_raw: True masks each sample once and for all and stores its labels, as valid and test data need it;
             False stores plain samples, which the trainer masks anew each time it draws them.
-        output_file: File to write instead of standard output.
+        objective: The second task. With nsp, B is a random one in half of the samples; with sop, A and B are exchanged
+            in half of them; with none, a sample is one segment of whole sentences of a document.
+        unit: What A and B are. With sentence, a line each; with segment, as many consecutive lines as fit together into
+            max_seq_len.
+        whole_word_mask: True finds where words begin, so that whole words are masked, here and in the trainer.
+        short_seq_prob: Share of the segment samples that aim at a random, shorter length.
+        dupe_factor: Copies of the corpus, each with other pairs and masks.
+        output_file: File to write instead of standard output; a run that was ended goes on when it is run again.
         num_workers: Worker processes; one for each core when not given. The output does not depend on it.
         mlm_probability: Share of a sample's tokens that are selected, with --get_raw True.
         mask_replace_prob: Share of the selected tokens that become [MASK].
@@ -152,34 +264,39 @@ def main(
         private_corpus: True keeps every piece of the text out of what this and all later stages print and record;
             when not given, what the record of the text, or of the tokenizer, says.
     """
-    started = time.time()
-    num_workers = num_workers if num_workers is not None else len(os.sched_getaffinity(0))
+    started = time.monotonic()
+    num_workers = num_workers if num_workers is not None else workers.available_cores()
     masking = MaskingRule(mlm_probability, mask_replace_prob, random_replace_prob)
-    text = check(filename, output_file, max_seq_len, buffer_size, num_workers, masking)
-    vocabulary = tokenization.vocabulary(tokenizer_model)
+    rule = samples.SampleRule(max_seq_len, buffer_size, seed, get_raw, masking, objective, unit, short_seq_prob)
+    text = check(filename, output_file, rule, dupe_factor, num_workers)
     corpus = files.corpus_of(text, tokenization.record_folder(tokenizer_model), private=private_corpus)
-    destination = Path(output_file) if output_file else files.stdout_file()
-    files.require_space(
-        destination.parent if destination else tempfile.gettempdir(),
-        int(text.stat().st_size * DISK_PER_TEXT_BYTE[get_raw]),
-        "this stage",
-    )
-    rule = samples.PairRule(max_seq_len, buffer_size, seed, get_raw, vocabulary, masking)
+    encoder = encoding.open_encoder(tokenizer_model, whole_word_mask)
+    require_space(text, output_file, rule, dupe_factor, whole_word_mask)
+    if encoder.said:
+        cli.say(encoder.said)
 
-    with open_output(output_file) as out, files.work_folder(out.path) as folder:
-        counts, read = encode(text, folder, tokenizer_model, max_seq_len, num_workers)
-        require_pairs(text, counts)
-        written = write_samples(out, folder, counts, rule, num_workers)
-
+    agreed = {
+        "stage": "prepare_train_data.py",
+        "options": options_of(rule, dupe_factor, whole_word_mask),
+        "seed": seed,
+        "versions": files.versions(*encoder.packages, "numpy"),
+        "tokenizer": encoder.vocabulary.facts(),
+    }
+    with open_work(output_file, agreed) as work:
+        if not corpus["private"]:
+            show_samples(text, encoder, rule, whole_word_mask)
+        counts, read = encode(text, work.journal, encoder, max_seq_len, whole_word_mask, num_workers)
+        if refused := why_no_samples(text, counts, objective):
+            work.journal.clear()
+            raise refused
+        written, lengths = write(work, counts["sentences"], rule, dupe_factor, encoder.vocabulary, num_workers)
+    out, found, seconds = work.out, findings(rule, counts, written, lengths), time.monotonic() - started
     if out.path is not None:
-        paths = files.run_facts(filename=filename, tokenizer_model=tokenizer_model) | {"num_workers": num_workers}
-        files.write_record(out.path, record(rule, [read], [out.describe()], counts, written, corpus) | {"run": paths})
-    cli.say(
-        f"wrote {written['samples']:,} samples, {written['tokens'] / written['samples']:.1f} tokens on average "
-        f"({counts['documents']:,} documents, {written['random_pairs'] / written['samples']:.1%} random pairs, "
-        f"{written['cut_pairs']:,} cut to {max_seq_len}), to {out.path or 'standard output'} "
-        f"in {time.time() - started:.0f} s"
-    )
+        about = {"inputs": [read], "outputs": [out.describe()], "corpus": corpus}
+        run = files.run_facts(filename=filename, tokenizer_model=tokenizer_model) | {"num_workers": num_workers}
+        run["samples_per_second"] = round(found["counts"]["samples"] / seconds)
+        files.write_record(out.path, agreed | about | found | {"run": run})
+    report(text, out.path, found, rule, seconds)
 
 
 if __name__ == "__main__":

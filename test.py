@@ -57,12 +57,12 @@ def main(
     if out.path is not None:
         record = {
             "stage": "test.py",
-            "inputs": [files.describe(path), *(data.records["test"] or {}).get("outputs", [])],
+            "inputs": [files.describe(path), *(data.records["test"][0] or {}).get("outputs", [])],
             "outputs": [out.describe()],
             "tokenizer": data.vocabulary.facts(),
             "corpus": data.corpus("test", files.corpus_facts(checkpoint["provenance"])["private"]),
             "steps": checkpoint["global_step"],
-            "run": files.run_facts(checkpoint=path, test_file=data.files["test"]),
+            "run": files.run_facts(checkpoint=path, test_file=next(iter(data.shares["test"]))),
         }
         files.write_record(out.path, record)
 

@@ -14,12 +14,13 @@ from bert_ja import cli, files
 
 
 def report_start(trainer, model, data, entropy: float) -> None:
-    samples = data.columns("train", model.hparams.max_position_embeddings)
+    columns = data.columns("train", model.hparams.max_position_embeddings)
+    samples, tokens = sum(map(len, columns)), sum(len(each.ids) for each in columns)
     step = data.batch_size * trainer.accumulate_grad_batches
     parameters = sum(p.numel() for p in model.parameters())
     cli.say(
-        f"training {parameters:,} parameters on {len(samples):,} samples of {len(samples.ids) / len(samples):.1f} "
-        f"tokens, {step:,} samples an optimizer step, {math.ceil(len(samples) / step):,} steps an epoch, "
+        f"training {parameters:,} parameters on {samples:,} samples of {tokens / samples:.1f} "
+        f"tokens, {step:,} samples an optimizer step, {math.ceil(samples / step):,} steps an epoch, "
         f"in {trainer.log_dir}"
     )
     cli.say(f"unigram entropy of the training tokens: {entropy:.3f} nats; an MLM loss below it has learned context")
@@ -28,9 +29,10 @@ def report_start(trainer, model, data, entropy: float) -> None:
 def report_end(trainer, entropy: float, started: float) -> None:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if "val_mlm_loss" in metrics:
+        nsp = f", NSP accuracy {metrics['val_nsp_accuracy']:.4f}" if "val_nsp_accuracy" in metrics else ""
         cli.say(
             f"validation: loss {metrics['val_loss']:.4f}, MLM loss {metrics['val_mlm_loss']:.4f} (unigram entropy "
-            f"{entropy:.3f}), NSP accuracy {metrics['val_nsp_accuracy']:.4f}"
+            f"{entropy:.3f}){nsp}"
         )
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     cli.say(
@@ -52,10 +54,10 @@ def main(arguments: list[str]) -> None:
     positions = model.hparams.max_position_embeddings
     for part in ("train", "valid"):
         data.require(part, positions)
-    samples = data.columns("train", positions)
-    training.require_validation(trainer, data, len(samples))
+    columns = data.columns("train", positions)
+    training.require_validation(trainer, data, sum(map(len, columns)))
     files.require_space(trainer.log_dir, training.checkpoint_bytes(trainer, model), "the set of checkpoints")
-    entropy = unigram_entropy(samples, data.vocabulary)
+    entropy = unigram_entropy(columns, data.vocabulary)
     data.columns("valid", positions)
     model.provenance = training.data_facts(data) | {
         "unigram_entropy": entropy,

@@ -1,13 +1,15 @@
 """JSONL samples -> memory-mapped columns -> packed batches.
 
-A JSONL file is parsed once, into numpy columns beside it, and rebuilt whenever it changes. A batch is gathered from the
-columns at once, masked, and handed on as one packed row; which samples it holds is a pure function of (seed, epoch,
-batch number), so worker processes and restarts cannot change it.
+A JSONL file is parsed once, into numpy columns beside it, and again whenever it changes. A batch is gathered from the
+columns at once, masked, and handed on as one packed row; which samples it holds is a pure function of (seed, how many
+were drawn before), so worker processes, ranks and restarts cannot change it.
 """
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -16,136 +18,190 @@ import torch
 from tqdm import tqdm
 
 from bert_ja import draws, files, masking
-from bert_ja.cli import StageError
+from bert_ja.cli import StageError, say
 from bert_ja.masking import MaskingRule
 from bert_ja.samples import NOT_MASKED, gather
 from bert_ja.tokenization import Vocabulary
+from bert_ja.workers import available_cores, ordered_map
 
-FORMAT = 1  # of the columns; another number makes them be built anew
-LINES_AT_ONCE = 8192
+FORMAT = 2  # of the columns; another number makes them be built anew
+BLOCK = 1 << 22  # bytes of JSON lines parsed at once
 COLUMNS = {
     "ids": np.uint32,  # (tokens,)
     "ends": np.int64,  # (samples,): where each sample ends in ids
     "first_lengths": np.int32,  # (samples,): tokens of type 0
-    "next_sentence_labels": np.int8,  # (samples,): 0 next, 1 random
+    "next_sentence_labels": np.int8,  # (samples,): 0 next, 1 random; empty where samples have no second task
+    "word_starts": np.bool_,  # (tokens,): whether a word begins there; empty where that is not known
     "label_positions": np.int32,  # (labels,): positions within the sample
     "label_ids": np.uint32,  # (labels,)
     "label_ends": np.int64,  # (samples,): where each sample ends in label_*; empty when samples are not masked yet
 }
+KINDS = {"labels": "label_ends", "next_sentence_label": "next_sentence_labels", "word_starts": "word_starts"}
+LONGEST = 1 << masking.PLACE_BITS  # tokens of a sample
+MOST_PERIOD = 10_000  # samples after which shares of several files have been kept exactly
 
 
 # JSONL -> columns
 
 
-def _are_ids(values) -> bool:
-    """Whether `values` is a list of whole numbers that fit into a column, one or more."""
-    fit = isinstance(values, list) and set(map(type, values)) == {int}
-    return fit and min(values) >= 0 and max(values) < 1 << 32
+def _are_whole_numbers(values, most: int) -> bool:
+    """Whether `values` is a list of whole numbers from 0 to `most`, empty or not."""
+    fit = isinstance(values, list) and set(map(type, values)) <= {int}
+    return fit and (not values or (min(values) >= 0 and max(values) <= most))
 
 
 def _are_labels(values, length: int) -> bool:
     """Whether `values` is a list of `length` token ids or NOT_MASKED."""
     if not isinstance(values, list) or len(values) != length:
         return False
-    predicted = [value for value in values if value != NOT_MASKED]
-    return not predicted or _are_ids(predicted)
+    return _are_whole_numbers([value for value in values if value != NOT_MASKED], (1 << 32) - 1)
 
 
-def _parse(line: bytes, where: str, masked: bool | None) -> tuple[list[int], int, int, list[int] | None]:
-    """(input_ids, tokens of type 0, next_sentence_label, labels) of one line, checked."""
+def _are_word_starts(values, length: int) -> bool:
+    return _are_whole_numbers(values, length - 1) and all(map(int.__lt__, values, values[1:]))
+
+
+def _parse(line: bytes, where: str) -> tuple[dict, int]:
+    """(a sample, its tokens of type 0) of one line, checked."""
     again = "make the file again with prepare_train_data.py"
     try:
         sample = orjson.loads(line)
         ids, types = sample["input_ids"], sample["token_type_ids"]
-        label, labels = sample["next_sentence_label"], sample.get("labels")
+        label, labels, words = (sample.get(name) for name in ("next_sentence_label", "labels", "word_starts"))
     except (orjson.JSONDecodeError, TypeError, KeyError, AttributeError):
         raise StageError(f"{where} is not a sample (cut short, or of another format): {again}") from None
-    if not _are_ids(ids):
-        raise StageError(f"{where}: input_ids must be a list of token ids: {again}")
+    if not ids or not _are_whole_numbers(ids, (1 << 32) - 1) or len(ids) > LONGEST:
+        raise StageError(f"{where}: input_ids must be a list of token ids, {LONGEST:,} at most: {again}")
     first = types.index(1) if isinstance(types, list) and 1 in types else len(ids)
     if types != [0] * first + [1] * (len(ids) - first):
         raise StageError(f"{where}: token_type_ids must be as long as input_ids, zeros and then ones: {again}")
-    if label not in (0, 1) or (labels is not None and not _are_labels(labels, len(ids))):
+    if label not in (0, 1, None) or (labels is not None and not _are_labels(labels, len(ids))):
         raise StageError(f"{where}: next_sentence_label must be 0 or 1, and labels as long as input_ids: {again}")
-    if masked is not None and masked != (labels is not None):
-        raise StageError(f"{where}: some samples have labels and some have none: {again}")
-    return ids, first, label, labels
+    if words is not None and not _are_word_starts(words, len(ids)):
+        raise StageError(f"{where}: word_starts must be positions in input_ids, each above the one before: {again}")
+    return sample, first
 
 
-class _ColumnWriter:
-    """Appends samples to column files, LINES_AT_ONCE at a time."""
+def _require_one_kind(has: dict[str, bool], expected: dict[str, bool] | None, where: str) -> None:
+    """Refuse samples of which some have a field and some do not."""
+    for name, here in has.items():
+        if expected is not None and expected[name] != here:
+            raise StageError(
+                f"{where}: some samples have {name} and some have none: make the file again with prepare_train_data.py"
+            )
 
-    def __init__(self, folder: Path, stack: contextlib.ExitStack):
-        self.files = {name: stack.enter_context(open(folder / name, "wb")) for name in COLUMNS}
-        self.lists: dict[str, list[int]] = {name: [] for name in COLUMNS}
-        self.samples = self.tokens = self.labels = self.longest = self.largest_id = 0
-        self.masked: bool | None = None
 
-    def add(self, ids: list[int], first: int, label: int, labels: list[int] | None) -> None:
-        lists = self.lists
-        self.tokens += len(ids)
-        self.longest = max(self.longest, len(ids))
-        self.samples += 1
-        self.masked = labels is not None
+@dataclass
+class _ParsedBlock:
+    """Some samples as columns of their own, `ends` and `label_ends` counted from the block's beginning."""
+
+    columns: dict[str, np.ndarray]
+    has: dict[str, bool]  # which of KINDS the samples have
+    size: int  # bytes of JSON
+    first_line: int
+
+
+def _parse_block(name: str, task: tuple[int, bytes]) -> _ParsedBlock:
+    """Parse and check the lines of one block: (number of its first line, bytes) -> columns."""
+    first_line, block = task
+    lists: dict[str, list[int]] = {name: [] for name in COLUMNS}
+    has, tokens = None, 0
+    lines = block.split(b"\n")
+    for number, line in enumerate(lines[:-1] if lines[-1] == b"" else lines, start=first_line):
+        sample, first = _parse(line, f"{name}, line {number:,}")
+        here = {field: sample.get(field) is not None for field in KINDS}
+        if here != has:
+            _require_one_kind(here, has, f"{name}, line {number:,}")
+            has = here
+        ids = sample["input_ids"]
         lists["ids"] += ids
-        lists["ends"].append(self.tokens)
         lists["first_lengths"].append(first)
-        lists["next_sentence_labels"].append(label)
-        if labels is not None:
-            chosen = [(position, label) for position, label in enumerate(labels) if label != NOT_MASKED]
-            lists["label_positions"] += [position for position, _ in chosen]
+        if here["next_sentence_label"]:
+            lists["next_sentence_labels"].append(sample["next_sentence_label"])
+        if here["labels"]:
+            chosen = [(place, label) for place, label in enumerate(sample["labels"]) if label != NOT_MASKED]
+            lists["label_positions"] += [place for place, _ in chosen]
             lists["label_ids"] += [label for _, label in chosen]
-            self.labels += len(chosen)
-            lists["label_ends"].append(self.labels)
+            lists["label_ends"].append(len(lists["label_ids"]))
+        if here["word_starts"]:
+            lists["word_starts"] += [tokens + place for place in sample["word_starts"]]
+        tokens += len(ids)
+        lists["ends"].append(tokens)
+    columns = {name: np.array(values, dtype=np.int64).astype(COLUMNS[name]) for name, values in lists.items()}
+    begins = np.zeros(tokens if has["word_starts"] else 0, dtype=bool)
+    begins[lists["word_starts"]] = True
+    return _ParsedBlock(columns | {"word_starts": begins}, has, len(block), first_line)
 
-    def flush(self) -> None:
-        for name, values in self.lists.items():
-            column = np.array(values, dtype=COLUMNS[name])
-            if name in ("ids", "label_ids"):
-                self.largest_id = max(self.largest_id, int(column.max(initial=0)))
-            self.files[name].write(column.tobytes())
-            values.clear()
+
+def _line_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line, whole lines of about BLOCK bytes)."""
+    number = 1
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            block += file.readline()
+            yield number, block
+            number += block.count(b"\n")
+
+
+def _write_columns(path: Path, folder: Path, num_workers: int) -> dict:
+    """Write the column files of a JSONL; its counts."""
+    counts = {"samples": 0, "tokens": 0, "labels": 0, "longest": 0, "largest_id": 0}
+    has = None
+    blocks = ordered_map(functools.partial(_parse_block, str(path)), _line_blocks(path), num_workers)
+    progress = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=1)
+    with contextlib.closing(blocks), progress, contextlib.ExitStack() as stack:
+        growing = {name: stack.enter_context(open(folder / name, "wb")) for name in COLUMNS}
+        for block in blocks:
+            _require_one_kind(block.has, has, f"{path}, line {block.first_line:,}")
+            has, columns = block.has, block.columns
+            lengths = np.diff(columns["ends"], prepend=0)
+            columns["ends"] += counts["tokens"]
+            columns["label_ends"] += counts["labels"]
+            for name, values in columns.items():
+                growing[name].write(values.tobytes())
+            counts["samples"] += len(lengths)
+            counts["tokens"] += len(columns["ids"])
+            counts["labels"] += len(columns["label_ids"])
+            counts["longest"] = max(counts["longest"], int(lengths.max()))
+            largest = (int(columns[name].max(initial=0)) for name in ("ids", "label_ids"))
+            counts["largest_id"] = max(counts["largest_id"], *largest)
+            progress.update(block.size)
+    return counts | {"has": has or dict.fromkeys(KINDS, False)}
 
 
 def _columns_key(path: Path, record: dict | None) -> dict:
-    stat = path.stat()
+    stat, name = path.stat(), files.behind_link(path).name
     digests = {file["name"]: file["sha256"] for file in (record or {}).get("outputs", [])}
-    return {"format": FORMAT, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digests.get(path.name)}
+    return {"format": FORMAT, "size": stat.st_size, "mtime_ns": stat.st_mtime_ns, "sha256": digests.get(name)}
 
 
-def _built(folder: Path) -> dict | None:
-    """The record of finished columns, None where there are none or it is damaged."""
+def _built(folder: Path, key: dict) -> dict | None:
+    """The record of columns that are whole and of this file; None where there are none, or they are to be built."""
     try:
-        return files.read_record(folder) if folder.is_dir() else None
+        record = files.read_record(folder) if folder.is_dir() else None
     except StageError:
         return None
+    if record is None or record.get("key") != key:
+        return None
+    sizes = {file["name"]: file["size"] for file in record.get("outputs", [])}
+    whole = (
+        "counts" in record
+        and set(sizes) == set(COLUMNS)
+        and all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
+    )
+    return record if whole else None
 
 
-def build_columns(path: Path, folder: Path, key: dict) -> None:
-    """Parse a JSONL file into column files in `folder`, whole or not at all."""
-    with contextlib.ExitStack() as stack:
-        partial = stack.enter_context(files.output_folder(folder, "dataset"))
-        progress = stack.enter_context(
-            tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=1)
-        )
-        with contextlib.ExitStack() as open_files, open(path, "rb") as lines:
-            columns = _ColumnWriter(partial, open_files)
-            for number, line in enumerate(lines, start=1):
-                columns.add(*_parse(line, f"{path}, line {number:,}", columns.masked))
-                progress.update(len(line))
-                if number % LINES_AT_ONCE == 0:
-                    columns.flush()
-            columns.flush()
-        names = ("samples", "tokens", "labels", "longest", "largest_id", "masked")
-        counts = {name: getattr(columns, name) for name in names}
+def build_columns(path: Path, folder: Path, key: dict, num_workers: int) -> None:
+    """Parse a JSONL file into columns in `folder`, whole or not at all. Raises InUse while another process does."""
+    with files.output_folder(folder, None) as partial:
+        if _built(folder, key):  # by another process, between our look and our lock
+            raise files.InUse(f"another run has just read {path}")
+        # Columns, four or five bytes a token, take less room than the JSON that they are made from.
+        files.require_space(folder.parent, path.stat().st_size, f"the columns of {path}")
+        counts = _write_columns(path, partial, num_workers)
         outputs = [{"name": name, "size": (partial / name).stat().st_size} for name in COLUMNS]
         files.write_record(partial, {"stage": "dataset", "key": key, "counts": counts, "outputs": outputs})
-
-
-def _are_whole(folder: Path, record: dict) -> bool:
-    """Whether the column files have the sizes that were recorded when they were finished."""
-    sizes = {file["name"]: file["size"] for file in record["outputs"]}
-    return all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
 
 
 @dataclass
@@ -156,34 +212,44 @@ class Columns:
     ends: np.ndarray
     first_lengths: np.ndarray
     next_sentence_labels: np.ndarray
+    word_starts: np.ndarray
     label_positions: np.ndarray
     label_ids: np.ndarray
     label_ends: np.ndarray
     longest: int  # tokens of the longest sample
     largest_id: int
     masked: bool  # whether the samples carry their labels
+    paired: bool  # whether they carry a next_sentence_label
+    whole_words: bool  # whether they say where words begin
 
     def __len__(self) -> int:
         return len(self.ends)
 
     @classmethod
-    def open(cls, jsonl: Path | str, record: dict | None = None) -> "Columns":
-        """The columns of a JSONL file, built first where there are none or the file has changed since."""
+    def open(cls, jsonl: Path | str, record: dict | None = None, num_workers: int | None = None) -> "Columns":
+        """The columns of a JSONL file, built first where there are none or the file has changed since.
+
+        One process builds them, others that want them meanwhile (ranks of one run) wait for it.
+        """
         jsonl = Path(jsonl)
         folder = jsonl.with_name(f".{jsonl.name}.columns")
         key = _columns_key(jsonl, record)
-        built = _built(folder)
-        if built is None or built.get("key") != key or not _are_whole(folder, built):
-            # Columns, four bytes a token, take less room than the JSON that they are made from.
-            files.require_space(folder.parent, jsonl.stat().st_size, f"the columns of {jsonl}")
-            build_columns(jsonl, folder, key)
-            built = files.read_record(folder)
+        while (built := _built(folder, key)) is None:
+            try:
+                small = jsonl.stat().st_size <= BLOCK
+                build_columns(jsonl, folder, key, num_workers or (1 if small else available_cores()))
+            except files.InUse:
+                if not _built(folder, key):
+                    say(f"another process is reading {jsonl}: waiting for it")
+                    files.wait_for(folder)
         maps = {
             name: np.memmap(folder / name, dtype, mode="r") if (folder / name).stat().st_size else np.zeros(0, dtype)
             for name, dtype in COLUMNS.items()
         }
         counts = built["counts"]
-        return cls(**maps, **{name: counts[name] for name in ("longest", "largest_id")}, masked=bool(counts["masked"]))
+        masked, paired, words = (counts["has"][field] for field in KINDS)
+        numbers = {name: counts[name] for name in ("longest", "largest_id")}
+        return cls(**maps, **numbers, masked=masked, paired=paired, whole_words=words)
 
     def starts(self, samples: np.ndarray) -> np.ndarray:
         return np.where(samples > 0, self.ends[np.maximum(samples - 1, 0)], 0)
@@ -217,76 +283,208 @@ def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
     return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
 
 
-@dataclass
-class Batches:
-    """All batches of one epoch after another: `batch(epoch, number)` is a pure function.
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of one source and one pass over it, and where in a batch they stand."""
 
-    A file whose samples carry labels keeps them; else each epoch masks anew. A batch is a dict of tensors, one packed
-    row: input_ids, token_type_ids, positions of the packed row to predict with their ids, cu_seqlens, and by how much
-    the losses of the optimizer step that it belongs to are divided (`accumulate` batches share one).
+    source: int
+    epoch: int  # of the source: how many times it has been drawn whole before
+    samples: np.ndarray  # int64
+    places: np.ndarray  # int64, in the batch
+
+
+class Order:
+    """Which sample stands at each place of an endless draw from one file or several, as a pure function.
+
+    Each file is drawn whole, in a new permutation, before it begins again. Of several files, every place is given to
+    one by its share, spread evenly, in a pattern that repeats after about MOST_PERIOD places at most and keeps the
+    shares exactly (shares that need a longer one are rounded).
     """
 
-    columns: Columns
+    def __init__(self, sizes: list[int], shares: list[float], seed: int, shuffle: bool):
+        self.sizes, self.seed, self.shuffle = sizes, seed, shuffle
+        counts = _period(shares)
+        times = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+        sources = np.repeat(np.arange(len(counts)), counts)
+        self._sources = sources[np.lexsort((sources, times))]  # of each place of the period
+        self._counts = np.array(counts)
+        ranks = np.zeros(len(self._sources), dtype=np.int64)
+        for source in range(len(counts)):
+            here = self._sources == source
+            ranks[here] = np.arange(np.count_nonzero(here))
+        self._ranks = ranks  # how many places before, in the period, are of the same source
+
+    def __len__(self) -> int:
+        """Places of an epoch: as many as all files have samples."""
+        return sum(self.sizes)
+
+    def draw(self, places: np.ndarray) -> list[Drawn]:
+        """The samples at these places, by source and pass."""
+        period, within = np.divmod(places, len(self._sources))
+        sources = self._sources[within]
+        numbers = period * self._counts[sources] + self._ranks[within]
+        passes, samples = np.divmod(numbers, np.array(self.sizes)[sources])
+        drawn = []
+        for source, epoch in np.unique(np.stack([sources, passes]), axis=1).T.tolist():
+            here = np.flatnonzero((sources == source) & (passes == epoch))
+            chosen = samples[here]
+            if self.shuffle:
+                chosen = draws.permutation(draws.key(self.seed, "order", source, epoch), chosen, self.sizes[source])
+            drawn.append(Drawn(source, epoch, chosen, here))
+        return drawn
+
+
+def _period(shares: list[float]) -> list[int]:
+    """How many places each share has in the shortest pattern that keeps them all: [0.7, 0.3] -> [7, 3]."""
+    exact = [Fraction(str(share)) for share in shares]
+    exact = [share / sum(exact) for share in exact]
+    length = min(np.lcm.reduce([share.denominator for share in exact], dtype=object), MOST_PERIOD)
+    counts = [max(1, int(share * length)) for share in exact]
+    while sum(counts) < length:  # the largest remainder first
+        short = [share * length - count for share, count in zip(exact, counts, strict=True)]
+        counts[short.index(max(short))] += 1
+    return counts
+
+
+@dataclass
+class Batches:
+    """The batches of one epoch after another: `batch(epoch, number)` is a pure function.
+
+    A file whose samples carry labels keeps them; else each pass masks anew, whole words where the samples say where
+    they begin. A batch is a dict of tensors, one packed row: input_ids, token_type_ids, positions of the packed row to
+    predict with their ids, cu_seqlens, and by how much the losses of the optimizer step that it belongs to are divided
+    (`accumulate` batches on each of `world_size` ranks share one). Ranks take equal parts of the same places of the
+    order. `skipped` samples of an epoch, drawn before a restart, are left out; its batches are counted from there.
+    """
+
+    sources: Columns | list[Columns]
     vocabulary: Vocabulary
-    batch_size: int  # samples
+    batch_size: int  # samples, on each rank
     seed: int
     shuffle: bool
     accumulate: int = 1  # batches an optimizer step
     rule: MaskingRule = MaskingRule()
+    shares: list[float] | None = None  # of the sources; as their sizes when not given
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self):
+        self.sources = [self.sources] if isinstance(self.sources, Columns) else list(self.sources)
+        sizes = [len(columns) for columns in self.sources]
+        self.order = Order(sizes, self.shares or [float(size) for size in sizes], self.seed, self.shuffle)
+        if len(self.order) < self.world_size:
+            raise StageError(
+                f"there are {len(self.order):,} samples and {self.world_size:,} devices that share them: train on "
+                "fewer devices, or on more text"
+            )
+        self._predicted: tuple[range, int] = range(0), 0  # of the last optimizer step asked for
 
     def __len__(self) -> int:
-        return -(-len(self.columns) // self.batch_size)
+        return self.count()
 
-    def samples(self, epoch: int, start: int, stop: int) -> np.ndarray:
-        """The samples that stand at [start, stop) in the order of an epoch."""
-        places = np.arange(start, min(stop, len(self.columns)))
-        if not self.shuffle:
-            return places
-        return draws.permutation(draws.key(self.seed, "order", epoch), places, len(self.columns))
+    def count(self, skipped: int = 0) -> int:
+        """Batches of an epoch on each rank. The last one takes what is left, also less than one more for each rank."""
+        whole, rest = divmod(len(self.order) - skipped, self.batch_size * self.world_size)
+        return whole + (rest >= self.world_size)
 
-    def masked_count(self, samples: np.ndarray) -> np.ndarray:
-        """How many positions of each sample are predicted, known from its length alone."""
-        if self.columns.masked:
-            return self.columns.labelled(samples)[1]
-        lengths = self.columns.ends[samples] - self.columns.starts(samples)
-        return masking.selected_count(lengths - 3, self.rule.mlm_probability)
+    def _places(self, epoch: int, first: int, last: int, skipped: int) -> range:
+        """Places of the order that batches [first, last) of an epoch have on all ranks together."""
+        begin, size = epoch * len(self.order), self.batch_size * self.world_size
+        end = skipped + last * size if last < self.count(skipped) else len(self.order)
+        return range(begin + skipped + first * size, begin + end)
 
-    def batch(self, epoch: int, number: int) -> dict[str, torch.Tensor]:
-        start = number * self.batch_size
-        samples = self.samples(epoch, start, start + self.batch_size)
-        first_of_step = number - number % self.accumulate
-        step = self.samples(epoch, first_of_step * self.batch_size, (first_of_step + self.accumulate) * self.batch_size)
-        starts = self.columns.starts(samples)
-        lengths = self.columns.ends[samples] - starts
-        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
-        masked = self._mask(epoch, samples, gather(self.columns.ids, starts, lengths).astype(np.int64), cu_seqlens)
-        place = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
-        first_lengths = np.repeat(self.columns.first_lengths[samples], lengths)
-        arrays = {
-            "input_ids": masked.input_ids,  # (tokens,)
-            "token_type_ids": (place >= first_lengths).astype(np.int64),  # (tokens,)
-            "position_ids": place,  # (tokens,), from 0 in each sample
-            "cu_seqlens": cu_seqlens.astype(np.int32),  # (samples + 1,)
-            "mlm_positions": masked.positions,  # (predicted,)
-            "mlm_labels": masked.labels,  # (predicted,)
-            "next_sentence_labels": self.columns.next_sentence_labels[samples].astype(np.int64),  # (samples,)
-            "step_predicted": np.array(self.masked_count(step).sum()),  # of the whole optimizer step
-            "step_samples": np.array(len(step)),
-        }
-        groups, arrays["order"] = length_groups(cu_seqlens)
+    def draw(self, epoch: int, number: int, skipped: int = 0) -> dict[str, np.ndarray]:
+        """A batch but for what attention needs, as numpy arrays."""
+        places = self._places(epoch, number, number + 1, skipped)
+        parts = [len(places) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
+        drawn = self.order.draw(np.arange(places.start + parts[0], places.start + parts[1]))
+        packed = self._pack(drawn)
+        first = number - number % self.accumulate
+        step = self._places(epoch, first, first + self.accumulate, skipped)
+        alone = self.world_size == 1 and step == places
+        predicted = len(packed["mlm_positions"]) if alone else self._step_predicted(step)
+        return packed | {"step_predicted": np.array(predicted), "step_samples": np.array(len(step))}
+
+    def batch(self, epoch: int, number: int, skipped: int = 0) -> dict[str, torch.Tensor]:
+        """A batch as tensors, with its samples in groups of similar length."""
+        arrays = self.draw(epoch, number, skipped)
+        groups, arrays["order"] = length_groups(arrays["cu_seqlens"].astype(np.int64))
         return _tensors(arrays) | {"groups": [_tensors(group) for group in groups]}
 
-    def _mask(self, epoch: int, samples: np.ndarray, ids: np.ndarray, cu_seqlens: np.ndarray) -> masking.MaskedBatch:
-        if not self.columns.masked:
-            streams = draws.numbers(draws.key(self.seed, "mask", epoch), samples)
-            return masking.mask(ids, cu_seqlens, streams, self.vocabulary, self.rule)
-        starts, counts = self.columns.labelled(samples)
-        positions = gather(self.columns.label_positions, starts, counts) + np.repeat(cu_seqlens[:-1], counts)
-        return masking.MaskedBatch(ids, positions, gather(self.columns.label_ids, starts, counts).astype(np.int64))
+    def _pack(self, drawn: list[Drawn]) -> dict[str, np.ndarray]:
+        """The samples of a batch, masked, in one row; those of one file and pass stand together."""
+        parts = [self._part(part) for part in drawn]
+        joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else {}
+        whole = joined or parts[0]
+        lengths = whole.pop("lengths")
+        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+        before = np.cumsum([0] + [len(part["input_ids"]) for part in parts[:-1]])
+        shift = np.repeat(before, [len(part["mlm_positions"]) for part in parts])
+        return whole | {
+            "cu_seqlens": cu_seqlens.astype(np.int32),  # (samples + 1,)
+            "mlm_positions": whole["mlm_positions"] + shift,  # (predicted,)
+        }
+
+    def _part(self, drawn: Drawn) -> dict[str, np.ndarray]:
+        """Samples of one file, masked."""
+        columns, samples = self.sources[drawn.source], drawn.samples
+        starts = columns.starts(samples)
+        lengths = columns.ends[samples] - starts
+        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
+        ids = gather(columns.ids, starts, lengths).astype(np.int64)
+        masked = self._mask(drawn, ids, starts, lengths, cu_seqlens)
+        place = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
+        arrays = {
+            "lengths": lengths,  # (samples,)
+            "input_ids": masked.input_ids,  # (tokens,)
+            "token_type_ids": (place >= np.repeat(columns.first_lengths[samples], lengths)).astype(np.int64),
+            "position_ids": place,  # (tokens,), from 0 in each sample
+            "mlm_positions": masked.positions,  # (predicted,)
+            "mlm_labels": masked.labels,  # (predicted,)
+        }
+        if columns.paired:
+            arrays["next_sentence_labels"] = columns.next_sentence_labels[samples].astype(np.int64)  # (samples,)
+        return arrays
+
+    def _streams(self, drawn: Drawn) -> np.ndarray:
+        return draws.numbers(draws.key(self.seed, "mask", drawn.source, drawn.epoch), drawn.samples)
+
+    def _mask(
+        self, drawn: Drawn, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, cu_seqlens: np.ndarray
+    ) -> masking.MaskedBatch:
+        columns = self.sources[drawn.source]
+        if not columns.masked:
+            words = gather(columns.word_starts, starts, lengths) if columns.whole_words else None
+            return masking.mask(ids, cu_seqlens, self._streams(drawn), self.vocabulary, self.rule, words)
+        begins, counts = columns.labelled(drawn.samples)
+        positions = gather(columns.label_positions, begins, counts) + np.repeat(cu_seqlens[:-1], counts)
+        return masking.MaskedBatch(ids, positions, gather(columns.label_ids, begins, counts).astype(np.int64))
+
+    def _step_predicted(self, places: range) -> int:
+        """Predicted positions of an optimizer step on all ranks; the last one asked for is remembered."""
+        if self._predicted[0] != places:
+            drawn = self.order.draw(np.arange(places.start, places.stop))
+            self._predicted = places, sum(self._count_predicted(part) for part in drawn)
+        return self._predicted[1]
+
+    def _count_predicted(self, drawn: Drawn) -> int:
+        """How many positions of these samples are predicted."""
+        columns, samples = self.sources[drawn.source], drawn.samples
+        if columns.masked:
+            return int(columns.labelled(samples)[1].sum())
+        starts = columns.starts(samples)
+        lengths = columns.ends[samples] - starts
+        cu_seqlens, rate = np.concatenate([[0], np.cumsum(lengths)]), self.rule.mlm_probability
+        ids = gather(columns.ids, starts, lengths)
+        if columns.whole_words:
+            words = gather(columns.word_starts, starts, lengths)
+            return len(masking.select(ids, cu_seqlens, self._streams(drawn), self.vocabulary, rate, words))
+        candidates = np.add.reduceat(masking.candidate_positions(ids, self.vocabulary), cu_seqlens[:-1], dtype=np.int64)
+        return int(masking.selected_count(candidates, rate).sum())
 
 
 class BatchDataset(torch.utils.data.Dataset):
-    """Batches by (epoch, number), for a DataLoader with batch_size=None whose sampler yields such keys."""
+    """Batches by (epoch, number, skipped), for a DataLoader with batch_size=None whose sampler yields such keys."""
 
     def __init__(self, batches: Batches):
         self.batches = batches
@@ -294,40 +492,55 @@ class BatchDataset(torch.utils.data.Dataset):
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict[str, torch.Tensor]:
+    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
         return self.batches.batch(*key)
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """The keys of one epoch's batches; Lightning calls set_epoch. Ranks share the batches out, none draws one twice."""
+    """The keys of one epoch's batches on this rank; Lightning calls set_epoch.
 
-    def __init__(self, batches: Batches, rank: int = 0, world_size: int = 1):
-        self.batches, self.rank, self.world_size, self.epoch = batches, rank, world_size, 0
+    After `go_on(consumed)` the epoch in which that many samples, of all epochs and ranks together, had been drawn
+    begins behind them; in O(1), whatever the batch size and the number of ranks were before. Where that leaves fewer
+    samples than ranks, the next epoch begins with them.
+    """
+
+    def __init__(self, batches: Batches):
+        self.batches, self.epoch, self._place = batches, 0, (0, 0)
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def __len__(self) -> int:
-        return len(range(self.rank, len(self.batches), self.world_size))
+    def go_on(self, consumed: int) -> None:
+        epoch, skipped = divmod(consumed, len(self.batches.order))
+        left = len(self.batches.order) - skipped
+        self._place = (epoch, skipped) if left >= self.batches.world_size else (epoch + 1, -left)
+        self.epoch = self._place[0]
 
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        for number in range(self.rank, len(self.batches), self.world_size):
-            yield self.epoch, number
+    @property
+    def skipped(self) -> int:
+        return self._place[1] if self.epoch == self._place[0] else 0
+
+    def __len__(self) -> int:
+        return self.batches.count(self.skipped)
+
+    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+        for number in range(len(self)):
+            yield self.epoch, number, self.skipped
 
 
 # What a model without context would reach
 
 
-def unigram_entropy(columns: Columns, vocabulary: Vocabulary, most_tokens: int = 20_000_000) -> float:
+def unigram_entropy(columns: Columns | list[Columns], vocabulary: Vocabulary, most_tokens: int = 20_000_000) -> float:
     """Entropy of the tokens, in nats a token: the MLM loss of a model that only knows how frequent each of them is.
 
-    Counted over at most `most_tokens` tokens, evenly spread blocks of the file; special ids are left out.
+    Counted over at most `most_tokens` tokens of each file, evenly spread blocks of it; special ids are left out.
     """
-    total = len(columns.ids)
-    step = max(1, -(-total // most_tokens))
     counts = np.zeros(vocabulary.size, dtype=np.int64)
-    for start in range(0, total, step * 65_536):
-        counts += np.bincount(columns.ids[start : start + 65_536], minlength=vocabulary.size)
+    for ids in [columns.ids] if isinstance(columns, Columns) else [each.ids for each in columns]:
+        step = max(1, -(-len(ids) // most_tokens))
+        for start in range(0, len(ids), step * 65_536):
+            counts += np.bincount(ids[start : start + 65_536], minlength=vocabulary.size)
     share = counts[vocabulary.ordinary_ids]
     share = share[share > 0] / share.sum()
     return float(-(share * np.log(share)).sum())

@@ -16,7 +16,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bert_ja import __version__
@@ -24,6 +24,7 @@ from bert_ja.cli import StageError, say
 
 BLOCK = 1 << 20  # bytes read or hashed at once
 MEGABYTE = 1_000_000
+JOURNAL, JOURNAL_SECONDS = "journal.json", 10.0  # how often a long work saves how far it is
 TOKENIZER_RECORD = "tokenizer.meta.json"  # of convert_tokenizer.py, beside the meta.json of a model folder
 ORIGIN = ("name", "license", "source", "dump")  # of a corpus
 _started = time.time()
@@ -48,6 +49,11 @@ def partial_path(output: Path | str) -> Path:
     """data/train.txt -> data/.train.txt.partial, the name under which it is written."""
     output = Path(output)
     return output.with_name(f".{output.name}.partial")
+
+
+def work_path(output: Path | str) -> Path:
+    """data/train.jsonl -> data/.train.jsonl.work, the folder of what is made on the way to it."""
+    return Path(output).with_name(f".{Path(output).name}.work")
 
 
 # Checks before the work
@@ -110,6 +116,10 @@ def require_space(folder: Path | str, needed: int, what: str) -> None:
 # Writing
 
 
+class InUse(StageError):
+    """Another run is writing the same output."""
+
+
 class Output:
     """A binary file that counts and hashes what is written to it."""
 
@@ -126,6 +136,24 @@ class Output:
 
     def flush(self) -> None:
         self.file.flush()
+
+    def go_on(self, size: int) -> bool:
+        """Keep the first `size` bytes that an earlier run wrote, counted and hashed, and drop what it wrote after.
+
+        False where there are fewer.
+        """
+        self.file.seek(0)
+        while block := self.file.read(min(BLOCK, size - self.size)):
+            self._hash.update(block)
+            self.size += len(block)
+        self.file.truncate(self.size)
+        return self.size == size
+
+    def start_over(self) -> None:
+        """Drop everything that was written."""
+        self.file.seek(0)
+        self.file.truncate(0)
+        self.size, self._hash = 0, hashlib.sha256()
 
     def describe(self) -> dict:
         return {"name": self.path.name if self.path else None, "size": self.size, "sha256": self._hash.hexdigest()}
@@ -148,7 +176,7 @@ def _lock(descriptor: int, path: Path, output: Path) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise StageError(f"another run is writing {output} now: wait for it, or end it first") from None
+        raise InUse(f"another run is writing {output} now: wait for it, or end it first") from None
     try:
         return os.path.samestat(os.fstat(descriptor), os.stat(path))
     except FileNotFoundError:
@@ -173,8 +201,13 @@ def _open_locked(partial: Path, output: Path):
     return file
 
 
-def _open_locked_folder(folder: Path, output: Path) -> int:
-    """A descriptor that locks a folder, made where there is none and emptied."""
+def _empty(folder: Path) -> None:
+    for left in folder.iterdir():
+        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+
+
+def _open_locked_folder(folder: Path, output: Path, keep: bool = False) -> int:
+    """A descriptor that locks a folder, made where there is none and emptied unless `keep`."""
     while True:
         folder.mkdir(parents=True, exist_ok=True)
         try:
@@ -188,9 +221,28 @@ def _open_locked_folder(folder: Path, output: Path) -> int:
             os.close(lock)
             raise
         os.close(lock)
-    for left in folder.iterdir():
-        shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
+    if not keep:
+        _empty(folder)
     return lock
+
+
+def put_into_place(finished: Path, path: Path) -> None:
+    """Rename a finished file that is on the disk to `path`; the record of what stood there goes first."""
+    record_path(path).unlink(missing_ok=True)
+    os.replace(finished, path)
+    sync_folder(path.absolute().parent)
+
+
+def require_writable(path: Path | str) -> Path:
+    """The place of an output file, behind a link. Raises StageError where none can be."""
+    path = Path(path)
+    if path.is_dir():
+        raise StageError(f"{path} is a folder, the name of a file to write is needed")
+    if path.exists() and not path.is_file():
+        raise StageError(f"{path} is a device or a pipe, and would be replaced by a file: name a file to write")
+    path = behind_link(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 @contextlib.contextmanager
@@ -200,13 +252,7 @@ def output(path: Path | str, stays: Callable[[], bool] = lambda: False) -> Itera
     The record of an earlier output goes away at the start of the replacement; after an error nothing is left, or the
     partial file where `stays` says so.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise StageError(f"{path} is a folder, the name of a file to write is needed")
-    if path.exists() and not path.is_file():
-        raise StageError(f"{path} is a device or a pipe, and would be replaced by a file: name a file to write")
-    path = behind_link(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = require_writable(path)
     partial = partial_path(path)
     file = _open_locked(partial, path)
     with file:
@@ -215,13 +261,11 @@ def output(path: Path | str, stays: Callable[[], bool] = lambda: False) -> Itera
             yield result
             file.flush()
             os.fsync(file.fileno())
-            record_path(path).unlink(missing_ok=True)
-            os.replace(partial, path)
+            put_into_place(partial, path)
         except BaseException:
             if not stays():
                 partial.unlink(missing_ok=True)  # while it is still locked, so that no other run's goes
             raise
-    sync_folder(path.parent)
 
 
 def write_bytes(path: Path | str, data: bytes) -> None:
@@ -281,13 +325,15 @@ def standard_output(may_append: bool = False) -> Iterator[Output]:
 
 
 @contextlib.contextmanager
-def output_folder(path: Path | str, stage: str) -> Iterator[Path]:
+def output_folder(path: Path | str, stage: str | None) -> Iterator[Path]:
     """A new folder, filled under its partial name and put into place once complete.
 
-    An earlier folder is replaced only when `stage` wrote it and every file in it is named in a record there.
+    An earlier folder is replaced only when `stage` wrote it and every file in it is named in a record there; without a
+    stage the name is ours alone, and what has it is replaced. Raises InUse while another run is writing it.
     """
     path = behind_link(path)
-    require_replaceable(path, stage)
+    if stage is not None:
+        require_replaceable(path, stage)
     partial = partial_path(path)
     left = partial.exists()
     lock = _open_locked_folder(partial, path)
@@ -312,6 +358,18 @@ def output_folder(path: Path | str, stage: str) -> Iterator[Path]:
         os.close(lock)
 
 
+def wait_for(path: Path | str) -> None:
+    """Return when no run is writing the folder `path` any more, finished or not."""
+    try:
+        lock = os.open(partial_path(behind_link(path)), os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+    finally:
+        os.close(lock)
+
+
 @contextlib.contextmanager
 def work_folder(output: Path | None) -> Iterator[Path]:
     """An empty folder for intermediate files beside `output` (or in the system's, for a pipe), gone afterwards.
@@ -322,12 +380,74 @@ def work_folder(output: Path | None) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(prefix="bert-ja-") as folder:
             yield Path(folder)
         return
-    folder = Path(output).with_name(f".{Path(output).name}.work")
+    folder = work_path(output)
     lock = _open_locked_folder(folder, Path(output))
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+class Journal:
+    """How far a long work is, in a folder beside its output: what an earlier run saved for the same `key`, and saves.
+
+    `state` is a dict of plain values, {} at first. The folder also holds the files that grow meanwhile.
+    """
+
+    def __init__(self, folder: Path, key: dict | None):
+        self.folder, self._key, self.state = folder, key, {}
+        self._saved = time.monotonic()
+        if key is None:
+            return
+        if (folder / JOURNAL).is_file():
+            with contextlib.suppress(ValueError, AttributeError):
+                content = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
+                self.state = content.get("state", {}) if content.get("key") == key else {}
+        if not self.state:
+            _empty(folder)
+
+    def is_due(self) -> bool:
+        """Whether it is time to save: every JOURNAL_SECONDS, never without a key."""
+        return self._key is not None and time.monotonic() - self._saved >= JOURNAL_SECONDS
+
+    def save(self, state: dict, growing: Iterable) -> None:
+        """Put the open files `growing` on the disk, then `state`: both survive a power cut. Nothing without a key."""
+        if self._key is None:
+            return
+        for file in growing:
+            file.flush()
+            os.fsync(file.fileno())
+        write_bytes(self.folder / JOURNAL, json.dumps({"key": self._key, "state": state}).encode())
+        self.state, self._saved = state, time.monotonic()
+
+    def clear(self) -> None:
+        """Start over; the files that grow are the caller's to empty."""
+        self.state = {}
+        (self.folder / JOURNAL).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def journal(output: Path | str, key: dict) -> Iterator[Journal]:
+    """A Journal for work on `output`, locked; its folder goes when the work is done, and stays for a later run when it
+    is ended in any way after a first save. A later run with another key starts over.
+    """
+    output = require_writable(output)
+    folder = work_path(output)
+    lock = _open_locked_folder(folder, output, keep=True)
+    done, result = False, Journal(folder, None)
+    try:
+        left = any(folder.iterdir())
+        result = Journal(folder, key)
+        if left:
+            say(f"{output}: an earlier run did not finish, {'going on' if result.state else 'starting over'}")
+        yield result
+        done = True
+    finally:
+        if done or not result.state:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            say(f"what is done of {output} is kept in {folder.name}: run the same command again to go on")
         os.close(lock)
 
 
@@ -493,6 +613,20 @@ def corpus_facts(record: dict | None, private: bool = False) -> dict:
     known = (record or {}).get("corpus")
     facts = dict.fromkeys(ORIGIN) | (known if isinstance(known, dict) else {})
     return facts | {"private": private or bool(facts.get("private"))}
+
+
+def merged_corpora(corpora: list[dict]) -> dict:
+    """What is known of several corpora together, as `corpus_facts` has it: "a; b" where both are known and differ.
+
+    Unknown where one is unknown; private where one is.
+    """
+    merged = {"private": any(corpus["private"] for corpus in corpora)}
+    for name in ORIGIN:
+        values = [corpus[name] for corpus in corpora]
+        distinct = [value for number, value in enumerate(values) if value not in values[:number]]
+        texts = all(isinstance(value, str) for value in distinct)
+        merged[name] = distinct[0] if len(distinct) == 1 else "; ".join(distinct) if texts else None
+    return merged
 
 
 def is_private(*inputs: Path | str, asked: bool | None = None) -> bool:

@@ -210,9 +210,17 @@ def _dump(dump: dict) -> str:
     return f"Dump: {date}{file}{sums}"
 
 
+def _pairs(counts: dict) -> str:
+    """What a share of the samples is for the second task, where they have one."""
+    for name, what in (("random_pairs", "a random second part"), ("swapped_pairs", "their two parts exchanged")):
+        if name in counts:
+            return f", {counts[name] / counts['samples']:.1%} with {what}"
+    return ""
+
+
 def _data(facts: Facts) -> str:
     corpus, counts = facts.corpus, facts.training.get("counts")
-    samples = (facts.training.get("samples") or {}).get("train")
+    samples = (facts.training.get("samples") or {}).get("train") or []
     if not any(corpus.values()):
         origin = ["The origin and the licence of the training text are unknown: no record says them."]
     else:
@@ -224,13 +232,16 @@ def _data(facts: Facts) -> str:
         ]
     numbers = counts and [
         f"Training part: {counts['documents']:,} documents, {counts['sentences']:,} sentences",
-        f"Samples: {counts['samples']:,} sentence pairs, {counts['tokens']:,} tokens "
-        f"({counts['tokens'] / counts['samples']:.1f} a sample), "
-        f"{counts['random_pairs'] / counts['samples']:.1%} with a random second sentence",
+        f"Samples: {counts['samples']:,}, {counts['tokens']:,} tokens ({counts['tokens'] / counts['samples']:.1f} a "
+        f"sample){_pairs(counts)}",
     ]
-    checksum = f"Sample file: {samples['size']:,} bytes, sha256 `{samples['sha256']}`" if samples else None
+    checksums = [
+        f"Sample file: {file['size']:,} bytes, sha256 `{file['sha256']}`"
+        for file in (samples if isinstance(samples, list) else [samples])
+        if file
+    ]
     silence = "The text is private: this is all that is said of it" if facts.private else None
-    return "## Training data\n\n" + _bullets([*origin, *(numbers or ()), checksum, silence])
+    return "## Training data\n\n" + _bullets([*origin, *(numbers or ()), *checksums, silence])
 
 
 def _model(facts: Facts) -> str:

@@ -21,7 +21,7 @@ from bert_ja.cli import StageError
 
 OPTIMIZERS = ("adam", "adamw")
 SCHEDULES = ("constant", "linear")
-TOTALS = ("mlm_loss", "masked_tokens", "mlm_correct", "nsp_loss", "samples", "nsp_correct", "tokens")
+TOTALS = ("mlm_loss", "masked_tokens", "mlm_correct", "nsp_loss", "nsp_samples", "nsp_correct", "samples", "tokens")
 
 
 class BertPretraining(pl.LightningModule):
@@ -80,8 +80,11 @@ class BertPretraining(pl.LightningModule):
 
     # The step
 
-    def forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor]:
-        """MLM logits at the masked positions, (masked, vocab_size), and NSP logits, (samples, 2)."""
+    def forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """MLM logits at the masked positions, (masked, vocab_size), and NSP logits, (samples, 2).
+
+        Samples without a second task (no next_sentence_labels) have none of the latter.
+        """
         bert, heads = self.model.bert, self.model.cls
         hidden = bert(
             input_ids=batch["input_ids"].unsqueeze(0),
@@ -90,39 +93,50 @@ class BertPretraining(pl.LightningModule):
             groups=batch["groups"],
             order=batch["order"],
         ).last_hidden_state[0]  # (tokens, hidden)
-        first_tokens = hidden[batch["cu_seqlens"][:-1]]  # (samples, hidden): each sample's [CLS]
         mlm_logits = heads.predictions(hidden[batch["mlm_positions"]])
+        if "next_sentence_labels" not in batch:
+            return mlm_logits, None
+        first_tokens = hidden[batch["cu_seqlens"][:-1]]  # (samples, hidden): each sample's [CLS]
         return mlm_logits, heads.seq_relationship(bert.pooler(first_tokens.unsqueeze(1)))
 
     def totals(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Sums over the batch, as named in TOTALS; the two losses keep their gradient."""
+        """Sums over the batch, as named in TOTALS; the two losses keep their gradient.
+
+        Samples without a second task add nothing to nsp_loss, nsp_samples and nsp_correct.
+        """
         mlm_logits, nsp_logits = self(batch)
-        mlm_labels, nsp_labels = batch["mlm_labels"], batch["next_sentence_labels"]
-        return {
+        mlm_labels = batch["mlm_labels"]
+        totals = dict.fromkeys(TOTALS, torch.zeros((), device=self.device)) | {
             "mlm_loss": cross_entropy(mlm_logits.float(), mlm_labels, reduction="sum"),
             "masked_tokens": torch.tensor(len(mlm_labels), device=self.device),
             "mlm_correct": (mlm_logits.argmax(-1) == mlm_labels).sum(),
-            "nsp_loss": cross_entropy(nsp_logits.float(), nsp_labels, reduction="sum"),
-            "samples": torch.tensor(len(nsp_labels), device=self.device),
-            "nsp_correct": (nsp_logits.argmax(-1) == nsp_labels).sum(),
+            "samples": torch.tensor(len(batch["cu_seqlens"]) - 1, device=self.device),
             "tokens": torch.tensor(len(batch["input_ids"]), device=self.device),
         }
+        if nsp_logits is not None:
+            nsp_labels = batch["next_sentence_labels"]
+            totals |= {
+                "nsp_loss": cross_entropy(nsp_logits.float(), nsp_labels, reduction="sum"),
+                "nsp_samples": torch.tensor(len(nsp_labels), device=self.device),
+                "nsp_correct": (nsp_logits.argmax(-1) == nsp_labels).sum(),
+            }
+        return totals
 
     def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
         totals = self.totals(batch)
         # Lightning divides by accumulate_grad_batches; this makes the step's gradient that of its means.
-        mlm = totals["mlm_loss"] / batch["step_predicted"]
+        mlm = totals["mlm_loss"] / batch["step_predicted"].clamp(min=1)  # labels may all be missing
         nsp = totals["nsp_loss"] / batch["step_samples"]
         every = self.trainer.log_every_n_steps  # 0: never
         if every and (self.trainer.global_step + 1) % every == 0:  # the steps at which Lightning hands metrics on
-            self.log_dict(
-                {
-                    "train_mlm_loss": (totals["mlm_loss"] / totals["masked_tokens"]).detach(),
-                    "train_nsp_loss": (totals["nsp_loss"] / totals["samples"]).detach(),
-                    "train_mlm_accuracy": totals["mlm_correct"] / totals["masked_tokens"],
-                    "train_nsp_accuracy": totals["nsp_correct"] / totals["samples"],
-                }
-            )
+            logged = {
+                "train_mlm_loss": (totals["mlm_loss"] / totals["masked_tokens"]).detach(),
+                "train_mlm_accuracy": totals["mlm_correct"] / totals["masked_tokens"],
+            }
+            if "next_sentence_labels" in batch:
+                logged["train_nsp_loss"] = (totals["nsp_loss"] / totals["samples"]).detach()
+                logged["train_nsp_accuracy"] = totals["nsp_correct"] / totals["samples"]
+            self.log_dict(logged)
         return (mlm + nsp) * self.trainer.accumulate_grad_batches
 
     # Validation and test
@@ -138,17 +152,21 @@ class BertPretraining(pl.LightningModule):
 
     test_step = validation_step
 
-    def metrics(self) -> dict[str, float | int]:
-        """Means over everything since the set began, in nats (losses) and shares (accuracies)."""
+    def metrics(self) -> dict[str, float | int | None]:
+        """Means over everything since the set began, in nats (losses) and shares (accuracies).
+
+        Without a second task the loss is that of the masked tokens, and what concerns NSP is None.
+        """
         sums = dict(zip(TOTALS, self._sums.tolist(), strict=True))
-        mlm_loss, nsp_loss = sums["mlm_loss"] / sums["masked_tokens"], sums["nsp_loss"] / sums["samples"]
+        mlm_loss, nsp_samples = sums["mlm_loss"] / sums["masked_tokens"], sums["nsp_samples"]
+        nsp_loss = sums["nsp_loss"] / nsp_samples if nsp_samples else None
         return {
-            "loss": mlm_loss + nsp_loss,
+            "loss": mlm_loss + (nsp_loss or 0.0),
             "mlm_loss": mlm_loss,
             "mlm_accuracy": sums["mlm_correct"] / sums["masked_tokens"],
             "perplexity": math.exp(min(mlm_loss, 700.0)),
             "nsp_loss": nsp_loss,
-            "nsp_accuracy": sums["nsp_correct"] / sums["samples"],
+            "nsp_accuracy": sums["nsp_correct"] / nsp_samples if nsp_samples else None,
             "samples": int(sums["samples"]),
             "tokens": int(sums["tokens"]),
         }
@@ -156,7 +174,8 @@ class BertPretraining(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         metrics = self.metrics()
         for name in self.MONITORED:
-            self.log(name, metrics[name.removeprefix("val_")], prog_bar=name == "val_loss")
+            if metrics[name.removeprefix("val_")] is not None:
+                self.log(name, metrics[name.removeprefix("val_")], prog_bar=name == "val_loss")
 
     def on_test_epoch_end(self) -> None:
         self.log("test_loss", self.metrics()["loss"])

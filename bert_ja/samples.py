@@ -1,162 +1,43 @@
-"""Sentences -> next-sentence samples (Devlin et al. 2019, section 3.1 and A.2), as lines of JSON.
+"""Sentences -> samples (Devlin et al. 2019, sections 3.1 and A.2; Liu et al. 2019; Lan et al. 2020), as lines of JSON.
 
-Every line of the text is encoded once, into columns on disk; samples are then gathered from the columns block by block.
-A sample is a pure function of (columns, seed, line number), so neither blocks nor workers can change it.
+Samples are gathered from the columns of an encoded text (encoding.py) block by block. One is a pure function of
+(columns, seed, copy, number of its first sentence), so neither blocks nor workers nor restarts can change it.
 """
 
+import contextlib
 import functools
-import os
-from collections.abc import Iterator
+import itertools
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import orjson
 
-from bert_ja import draws, masking, tokenization
-from bert_ja.cli import StageError
+from bert_ja import draws, masking
+from bert_ja.encoding import Encoder, Sentences
+from bert_ja.files import Journal, Output
+from bert_ja.masking import spans
+from bert_ja.tokenization import Vocabulary
 from bert_ja.workers import ordered_map
 
-TEXT_BLOCK = 1 << 20  # bytes of text encoded at once
-SAMPLE_BLOCK = 2048  # lines whose samples are made at once: 0.7 GB a worker with 8192 of 512 masked tokens
+OBJECTIVES, UNITS = ("nsp", "sop", "none"), ("sentence", "segment")
+SAMPLE_BLOCK = 2048  # sentences whose samples are made at once, fewer where max_seq_len is over 8,192
+BLOCK_TOKENS = 1 << 24  # SAMPLE_BLOCK x 8,192
+CHUNK_TOKENS = 1 << 18  # tokens that are in memory as arrays and lists at once
+STRETCH = 64  # times max_seq_len: tokens of a document that are cut into segments by themselves
 NOT_MASKED = -100  # the label of a position that is not predicted (PyTorch's ignore_index)
+LENGTH_BINS = 32  # of the histogram in the record, at most
 
 
-# Text -> columns
-
-
-@dataclass
-class EncodedBlock:
-    """The lines of one block of text that hold at least one token."""
-
-    ids: np.ndarray  # token ids of all lines, (tokens,)
-    lengths: np.ndarray  # tokens of each line, int32 (lines,)
-    begins: np.ndarray  # whether a line is the first after a blank one, bool (lines,)
-    ends_blank: bool  # whether a blank line follows the last of them
-    cut: int  # lines cut to the longest a sample can hold
-    without_tokens: int  # lines that are not blank, but that the tokenizer finds nothing in
-
-
-def text_blocks(path: Path, on_bytes) -> Iterator[tuple[int, bytes]]:
-    """(offset, whole lines of about TEXT_BLOCK bytes); `on_bytes(data)` sees every byte once, in order."""
-    with open(path, "rb") as file:
-        offset = 0
-        while block := file.read(TEXT_BLOCK):
-            block += file.readline()
-            on_bytes(block)
-            yield offset, block
-            offset += len(block)
-
-
-def encode_block(processor, name: str, longest: int, task: tuple[int, bytes]) -> EncodedBlock:
-    """Encode the lines of one block; a line is cut to `longest` tokens, more never fit into a sample."""
-    offset, block = task
-    try:
-        text = block.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise StageError(
-            f"{name} is not UTF-8 at byte {offset + error.start:,}: repair it (iconv -c -f UTF-8 -t UTF-8), run again"
-        ) from None
-    lines = text.split("\n")
-    if lines[-1] == "":
-        lines.pop()
-    filled = [index for index, line in enumerate(lines) if not line.isspace() and line]
-    encoded = processor.encode([lines[index].rstrip("\r") for index in filled])
-    blank_before = np.diff(np.array([-1, *filled])) > 1
-    kept = [(ids, bool(blank)) for ids, blank in zip(encoded, blank_before, strict=True)]
-    ids, lengths, begins, pending = [], [], [], False
-    for line, blank in kept:
-        pending |= blank
-        if not line:
-            continue
-        ids.extend(line[:longest])
-        lengths.append(min(len(line), longest))
-        begins.append(pending)
-        pending = False
-    return EncodedBlock(
-        ids=np.array(ids, dtype=np.uint32),
-        lengths=np.array(lengths, dtype=np.int32),
-        begins=np.array(begins, dtype=bool),
-        ends_blank=pending or (bool(lines) and (not filled or filled[-1] < len(lines) - 1)),
-        cut=sum(len(line) > longest for line, _ in kept),
-        without_tokens=sum(not line for line, _ in kept),
-    )
-
-
-@dataclass
-class Sentences:
-    """All sentences of a corpus as columns (memory maps); sentence i has ids[ends[i] - lengths[i] : ends[i]]."""
-
-    ids: np.ndarray  # (tokens,)
-    ends: np.ndarray  # int64 (sentences,)
-    documents: np.ndarray  # int32 (sentences,): number of the document, from 0
-    document_starts: np.ndarray  # int64 (documents + 1,): its first sentence; the last entry is the number of sentences
-
-    def __len__(self) -> int:
-        return len(self.ends)
-
-    def starts(self, sentences: np.ndarray) -> np.ndarray:
-        return np.where(sentences > 0, self.ends[np.maximum(sentences - 1, 0)], 0)
-
-    @classmethod
-    def open(cls, folder: Path) -> "Sentences":
-        def column(name, dtype):
-            path = folder / name
-            return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
-
-        return cls(
-            ids=column("ids", np.uint32),
-            ends=column("ends", np.int64),
-            documents=column("documents", np.int32),
-            document_starts=column("document_starts", np.int64),
-        )
-
-
-def encode_text(
-    path: Path, tokenizer_model: str, folder: Path, longest: int, num_workers: int, on_bytes
-) -> dict[str, int]:
-    """Encode a text file (one sentence a line, blank lines between documents) into columns in `folder`.
-
-    Returns counts: sentences, documents, cut_sentences, lines_without_tokens. Memory does not grow with the text.
-    """
-    encode = functools.partial(encode_block, tokenization.load_sentencepiece(tokenizer_model), str(path), longest)
-    blocks = ordered_map(encode, text_blocks(path, on_bytes), num_workers)
-    counts = {"sentences": 0, "documents": 0, "cut_sentences": 0, "lines_without_tokens": 0}
-    tokens, break_pending = 0, True  # the first sentence begins a document
-    names = ("ids", "ends", "documents", "document_starts")
-    ids_file, ends_file, documents_file, starts_file = files = [open(folder / name, "wb") for name in names]
-    try:
-        for block in blocks:
-            counts["cut_sentences"] += block.cut
-            counts["lines_without_tokens"] += block.without_tokens
-            if len(block.lengths):
-                block.begins[0] |= break_pending
-                break_pending = False
-                ends = tokens + np.cumsum(block.lengths, dtype=np.int64)
-                documents = counts["documents"] - 1 + np.cumsum(block.begins, dtype=np.int32)
-                ids_file.write(block.ids.tobytes())
-                ends_file.write(ends.tobytes())
-                documents_file.write(documents.astype(np.int32).tobytes())
-                starts_file.write((counts["sentences"] + np.flatnonzero(block.begins)).astype(np.int64).tobytes())
-                tokens = int(ends[-1])
-                counts["sentences"] += len(ends)
-                counts["documents"] = int(documents[-1]) + 1
-            break_pending |= block.ends_blank
-        starts_file.write(np.int64(counts["sentences"]).tobytes())
-    finally:
-        blocks.close()
-        for file in files:
-            file.close()
-    return counts
-
-
-# Columns -> pairs
+# Columns -> samples
 
 
 def gather(values: np.ndarray, starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
     """Concatenate values[start : start + length] of all spans: one gather, no loop."""
-    before = np.cumsum(lengths) - lengths
-    return values[np.repeat(starts - before, lengths) + np.arange(int(lengths.sum()))]
+    return values[spans(starts, lengths)]
 
 
 def cut_pair(first: np.ndarray, second: np.ndarray, budget: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,85 +50,275 @@ def cut_pair(first: np.ndarray, second: np.ndarray, budget: int) -> tuple[np.nda
     return cut_first, cut_second
 
 
-def first_sentences(sentences: Sentences, start: int, stop: int) -> np.ndarray:
-    """The sentences of [start, stop) that another of the same document follows: each is the A of one pair."""
-    here = np.arange(start, min(stop, len(sentences) - 1))
-    return here[sentences.documents[here] == sentences.documents[here + 1]]
-
-
-def random_second(sentences: Sentences, first: np.ndarray, buffer_size: int, stream: np.uint64) -> np.ndarray:
-    """For each A, a random sentence of another document, at most `buffer_size` sentences away from A.
-
-    Where that window holds A's own document only, it widens to the nearest sentence on both sides. In a corpus of one
-    document, any sentence but A itself and the true next; where there is none (-1), no random pair can be made.
-    """
-    own = sentences.documents[first]
-    begin, end = sentences.document_starts[own], sentences.document_starts[own + 1]
-    buffer_size = min(buffer_size, len(sentences))  # a larger one would overflow
-    before = np.maximum(0, begin - np.maximum(0, first - buffer_size))
-    after = np.maximum(0, np.minimum(len(sentences), first + buffer_size + 1) - end)
-    enclosed = before + after == 0
-    before = np.where(enclosed & (begin > 0), 1, before)
-    after = np.where(enclosed & (end < len(sentences)), 1, after)
-    drawn = draws.integers(stream, 2 * first + 1, np.maximum(before + after, 1))
-    chosen = np.where(drawn < before, begin - before + drawn, end + drawn - before)
-    if len(sentences.document_starts) > 2:
-        return chosen
-    others = np.maximum(len(sentences) - 2, 0)
-    drawn = draws.integers(stream, 2 * first + 1, np.maximum(others, 1))
-    return np.where(others > 0, np.where(drawn < first, drawn, drawn + 2), -1)
-
-
 @dataclass(frozen=True)
-class PairRule:
+class SampleRule:
     """What `prepare_train_data.py` was asked for."""
 
-    max_seq_len: int  # tokens of a sample, [CLS] and two [SEP] included
+    max_seq_len: int  # tokens of a sample, [CLS] and [SEP] included
     buffer_size: int  # sentences
     seed: int
     masked: bool  # mask once and for all, with labels
-    vocabulary: tokenization.Vocabulary
     masking: masking.MaskingRule
+    objective: str = "nsp"
+    unit: str = "sentence"
+    short_seq_prob: float = 0.1
+
+    @property
+    def budget(self) -> int:
+        """Tokens that are left for text beside the special ones."""
+        return self.max_seq_len - (2 if self.objective == "none" else 3)
+
+    @property
+    def sample_block(self) -> int:
+        return max(1, min(SAMPLE_BLOCK, BLOCK_TOKENS // self.max_seq_len))
 
 
 @dataclass
-class Pairs:
-    """A block of samples [CLS] A [SEP] B [SEP], packed into one row."""
+class Plan:
+    """Which sentences samples are made of, int64 (samples,) each: A is [begin, split), what follows it [split, end).
+
+    Without a second part (objective none) split is end.
+    """
+
+    begin: np.ndarray
+    split: np.ndarray
+    end: np.ndarray
+    swap: np.ndarray  # bool: not as they stand: another B (nsp), or the two exchanged (sop)
+    target: np.ndarray  # tokens that A and B should have together
+
+
+def _is_swapped(begin: np.ndarray, stream: np.uint64) -> np.ndarray:
+    """The toss of a coin for samples that begin at these sentences, bool."""
+    return draws.uniform(stream, 8 * begin) < 0.5
+
+
+def sentence_plan(sentences: Sentences, start: int, stop: int, rule: SampleRule, stream: np.uint64) -> Plan:
+    """A is each sentence of [start, stop) that another of its document follows; that is what follows."""
+    here = np.arange(start, min(stop, len(sentences) - 1))
+    begin = here[sentences.documents[here] == sentences.documents[here + 1]]
+    other_exists = not sentences.is_one_document or len(sentences) > 2
+    swap = _is_swapped(begin, stream) & (rule.objective == "sop" or other_exists)
+    return Plan(begin, begin + 1, begin + 2, swap, np.full(len(begin), rule.budget))
+
+
+def stretches(sentences: Sentences, start: int, stop: int, tokens: int) -> tuple[np.ndarray, np.ndarray]:
+    """The stretches of documents that begin at a sentence of [start, stop): (first sentences, ends).
+
+    A document is one stretch, or several where it is longer than `tokens`, so that its parts are work of their own.
+    """
+    here = np.arange(start, min(stop, len(sentences)))
+    documents = sentences.documents[here]
+    first = sentences.document_starts[documents]
+    part = (sentences.starts(here) - sentences.starts(first)) // tokens
+    before = (sentences.starts(np.maximum(here - 1, 0)) - sentences.starts(first)) // tokens
+    begin = here[(here == first) | (part != before)]
+    document = sentences.documents[begin]
+    # The next stretch of the document begins at the first sentence that starts at or behind the next multiple.
+    offset = sentences.starts(sentences.document_starts[document])
+    following = offset + ((sentences.starts(begin) - offset) // tokens + 1) * tokens
+    end = np.searchsorted(sentences.ends, following, side="left") + 1
+    return begin, np.minimum(end, sentences.document_starts[document + 1])
+
+
+def _in_stretches(
+    sentences: Sentences, start: int, stop: int, rule: SampleRule
+) -> tuple[list[tuple[int, int]], np.ndarray, list[int], list[int]]:
+    """The stretches of a block as (first sentence, end); from the first of them to the last, all sentences, and where
+    their tokens begin and end.
+    """
+    firsts, lasts = (side.tolist() for side in stretches(sentences, start, stop, STRETCH * rule.max_seq_len))
+    here = np.arange(firsts[0], lasts[-1]) if firsts else np.arange(0)
+    return list(zip(firsts, lasts, strict=True)), here, sentences.starts(here).tolist(), sentences.ends[here].tolist()
+
+
+def _plan_of(rows: list[tuple[int, int, int, bool, int]]) -> Plan:
+    columns = np.array(rows, dtype=np.int64).reshape(-1, 5).T
+    return Plan(columns[0], columns[1], columns[2], columns[3].astype(bool), columns[4])
+
+
+def segment_plan(sentences: Sentences, start: int, stop: int, rule: SampleRule, stream: np.uint64) -> Plan:
+    """Segments of whole sentences, as many as fit and two at least, parted at random (Devlin et al. 2019, A.2).
+
+    With probability short_seq_prob a sample aims at fewer tokens than fit. After a random B, what would have followed A
+    begins the next sample; so no text is lost but the last sentence of a stretch, where it stands alone.
+    """
+    bounds, here, starts, ends = _in_stretches(sentences, start, stop, rule)
+    swaps = _is_swapped(here, stream).tolist()
+    short = 2 + draws.integers(stream, 8 * here + 3, rule.budget - 1)
+    is_short = draws.uniform(stream, 8 * here + 2) < rule.short_seq_prob
+    targets = np.where(is_short, short, rule.budget).tolist()
+    parts = draws.uniform(stream, 8 * here + 4).tolist()
+    zero, rows = int(here[0]) if len(here) else 0, []
+    for begin, last in bounds:
+        while begin < last - 1:
+            at = begin - zero
+            end = min(max(begin + 2, zero + bisect_right(ends, starts[at] + targets[at])), last)
+            if end == last - 1 and end - begin > 2:
+                end -= 1  # so that the last sentence does not stand alone
+            split = begin + 1 + int(parts[at] * (end - begin - 1))
+            other_exists = not sentences.is_one_document or begin > 0 or split + 1 < len(sentences)
+            swap = swaps[at] and (rule.objective == "sop" or other_exists)
+            rows.append((begin, split, end, swap, targets[at]))
+            begin = split if swap and rule.objective == "nsp" else end
+    return _plan_of(rows)
+
+
+def packed_plan(sentences: Sentences, start: int, stop: int, rule: SampleRule, stream: np.uint64) -> Plan:
+    """As many whole sentences of one document as fit, one at least (DOC-SENTENCES of Liu et al. 2019)."""
+    bounds, here, starts, ends = _in_stretches(sentences, start, stop, rule)
+    zero, rows = int(here[0]) if len(here) else 0, []
+    for begin, last in bounds:
+        while begin < last:
+            end = min(max(begin + 1, zero + bisect_right(ends, starts[begin - zero] + rule.budget)), last)
+            rows.append((begin, end, end, False, rule.budget))
+            begin = end
+    return _plan_of(rows)
+
+
+def random_sentence(
+    sentences: Sentences, begin: np.ndarray, split: np.ndarray, buffer_size: int, stream: np.uint64
+) -> np.ndarray:
+    """For each A = [begin, split), a random sentence of another document, at most `buffer_size` away from its first.
+
+    Where that window holds A's own document only, it widens to the nearest sentence on both sides. In a corpus of one
+    document, any sentence of the window but A itself and the true next; where there is none at all, -1.
+    """
+    if sentences.is_one_document:
+        low, high = begin, np.minimum(split + 1, len(sentences))
+    else:
+        own = sentences.documents[begin]
+        low, high = sentences.document_starts[own], sentences.document_starts[own + 1]
+    buffer_size = min(buffer_size, len(sentences))  # a larger one would overflow
+    before = np.maximum(0, low - np.maximum(0, begin - buffer_size))
+    after = np.maximum(0, np.minimum(len(sentences), begin + buffer_size + 1) - high)
+    enclosed = before + after == 0
+    before = np.where(enclosed & (low > 0), 1, before)
+    after = np.where(enclosed & (high < len(sentences)), 1, after)
+    drawn = draws.integers(stream, 8 * begin + 1, np.maximum(before + after, 1))
+    chosen = np.where(drawn < before, low - before + drawn, high + drawn - before)
+    return np.where(before + after > 0, chosen, -1)
+
+
+def random_second(
+    sentences: Sentences, plan: Plan, rule: SampleRule, stream: np.uint64
+) -> tuple[np.ndarray, np.ndarray]:
+    """A random B for each A of a plan, as sentences (begin, end): one of them, or in segments as many as fit."""
+    begin = random_sentence(sentences, plan.begin, plan.split, rule.buffer_size, stream)
+    if rule.unit == "sentence":
+        return begin, begin + 1
+    begin = np.maximum(begin, 0)
+    left = plan.target - (sentences.starts(plan.split) - sentences.starts(plan.begin))
+    fitting = np.searchsorted(sentences.ends, sentences.starts(begin) + left, side="right")
+    last = sentences.document_starts[sentences.documents[begin] + 1]
+    if sentences.is_one_document:
+        last = np.where(begin < plan.begin, plan.begin, last)  # never into A itself
+    return begin, np.minimum(np.maximum(fitting, begin + 1), last)
+
+
+@dataclass
+class Samples:
+    """Samples [CLS] A [SEP] B [SEP], or [CLS] A [SEP] without a second part, packed into one row."""
 
     input_ids: np.ndarray  # int64 (tokens,)
     cu_seqlens: np.ndarray  # int64 (samples + 1,)
     first_lengths: np.ndarray  # int64 (samples,): tokens of type 0, i.e. [CLS] A [SEP]
-    next_sentence_labels: np.ndarray  # int64 (samples,): 0 B follows A, 1 B is random
-    first: np.ndarray  # int64 (samples,): the number of sentence A
-    cut: int  # pairs that were cut to max_seq_len
+    labels: np.ndarray  # int64 (samples,): 0 as they stand in the text, 1 random or swapped
+    numbers: np.ndarray  # int64 (samples,): of the sentence that each begins with in the text
+    word_starts: np.ndarray | None  # bool (tokens,)
+    cut: int  # samples that were cut to max_seq_len
 
 
-def make_pairs(sentences: Sentences, start: int, stop: int, rule: PairRule) -> Pairs:
-    """The samples whose A is in [start, stop): one for each sentence but the last of its document."""
-    stream = draws.key(rule.seed, "pairs")
-    first = first_sentences(sentences, start, stop)
-    random = random_second(sentences, first, rule.buffer_size, stream)
-    labels = ((draws.uniform(stream, 2 * first) < 0.5) & (random >= 0)).astype(np.int64)
-    second = np.where(labels == 1, random, first + 1)
+PLANS = {"sentence": sentence_plan, "segment": segment_plan}
 
-    first_start, second_start = sentences.starts(first), sentences.starts(second)
-    whole_first, whole_second = sentences.ends[first] - first_start, sentences.ends[second] - second_start
-    first_length, second_length = cut_pair(whole_first, whole_second, rule.max_seq_len - 3)
-    cu_seqlens = np.concatenate([[0], np.cumsum(first_length + second_length + 3)]).astype(np.int64)
 
-    row = np.full(int(cu_seqlens[-1]), rule.vocabulary.sep, dtype=np.int64)
+def plan_samples(sentences: Sentences, start: int, stop: int, rule: SampleRule, stream: np.uint64) -> Plan:
+    """The samples that belong to the sentences of [start, stop)."""
+    plan = packed_plan if rule.objective == "none" else PLANS[rule.unit]
+    return plan(sentences, start, stop, rule, stream)
+
+
+@dataclass
+class _Parts:
+    """What samples are made of: two spans of ids each, cut to fit, int64 (samples,)."""
+
+    numbers: np.ndarray
+    labels: np.ndarray
+    first_start: np.ndarray
+    first_length: np.ndarray
+    second_start: np.ndarray
+    second_length: np.ndarray
+    cut: np.ndarray  # bool
+
+    def __getitem__(self, which: slice) -> "_Parts":
+        return _Parts(**{name: values[which] for name, values in vars(self).items()})
+
+
+def _parts(sentences: Sentences, plan: Plan, rule: SampleRule, stream: np.uint64) -> _Parts:
+    second_begin, second_end = plan.split, plan.end
+    if rule.objective == "nsp":
+        random_begin, random_end = random_second(sentences, plan, rule, stream)
+        second_begin = np.where(plan.swap, random_begin, second_begin)
+        second_end = np.where(plan.swap, random_end, second_end)
+    first_start, second_start = sentences.starts(plan.begin), sentences.starts(second_begin)
+    first, second = sentences.starts(plan.split) - first_start, sentences.starts(second_end) - second_start
+    if rule.objective == "none":
+        first_length, second_length = np.minimum(first, rule.budget), second
+    else:
+        first_length, second_length = cut_pair(first, second, rule.budget)
+    cut = (first_length < first) | (second_length < second)
+    if rule.objective == "sop":
+        first_start, second_start = (
+            np.where(plan.swap, second_start, first_start),
+            np.where(plan.swap, first_start, second_start),
+        )
+        first_length, second_length = (
+            np.where(plan.swap, second_length, first_length),
+            np.where(plan.swap, first_length, second_length),
+        )
+    labels = plan.swap.astype(np.int64)
+    return _Parts(plan.begin, labels, first_start, first_length, second_start, second_length, cut)
+
+
+def _pack(sentences: Sentences, parts: _Parts, rule: SampleRule, vocabulary: Vocabulary) -> Samples:
+    paired = rule.objective != "none"
+    lengths = parts.first_length + parts.second_length + (3 if paired else 2)
+    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    row = np.full(int(cu_seqlens[-1]), vocabulary.sep, dtype=np.int64)
+    words = np.zeros(len(row), dtype=bool) if len(sentences.word_starts) else None
     begin = cu_seqlens[:-1]
-    row[begin] = rule.vocabulary.cls
-    for offset, starts, lengths in (
-        (begin + 1, first_start, first_length),
-        (begin + 2 + first_length, second_start, second_length),
-    ):
-        row[gather(np.arange(len(row)), offset, lengths)] = gather(sentences.ids, starts, lengths)
-    cut = int(np.count_nonzero((first_length < whole_first) | (second_length < whole_second)))
-    return Pairs(row, cu_seqlens, first_length + 2, labels, first, cut)
+    row[begin] = vocabulary.cls
+    sides = [(begin + 1, parts.first_start, parts.first_length)]
+    if paired:
+        sides.append((begin + 2 + parts.first_length, parts.second_start, parts.second_length))
+    for offset, starts, length in sides:
+        here, there = spans(offset, length), spans(starts, length)
+        row[here] = sentences.ids[there]
+        if words is not None:
+            words[here] = sentences.word_starts[there]
+    return Samples(
+        row, cu_seqlens, parts.first_length + 2, parts.labels, parts.numbers, words, int(np.count_nonzero(parts.cut))
+    )
 
 
-# Pairs -> JSON lines
+def make_samples(
+    sentences: Sentences, copy: int, start: int, stop: int, rule: SampleRule, vocabulary: Vocabulary
+) -> Iterator[Samples]:
+    """The samples that belong to the sentences of [start, stop), at most about CHUNK_TOKENS at once.
+
+    Copies of a corpus (from 0) have other pairs. For sentences: one sample for each but the last of its document.
+    """
+    stream = draws.key(rule.seed, "pairs", copy)
+    parts = _parts(sentences, plan_samples(sentences, start, stop, rule, stream), rule, stream)
+    chunk = np.cumsum(parts.first_length + parts.second_length + 3) // CHUNK_TOKENS
+    borders = np.flatnonzero(np.diff(chunk, prepend=-1, append=-1)).tolist()
+    for begin, end in itertools.pairwise(borders):
+        yield _pack(sentences, parts[begin:end], rule, vocabulary)
+
+
+# Samples -> JSON lines
+
+# exchanged: samples of label 1; cut: to max_seq_len
+COUNTS = ("samples", "tokens", "unknown_tokens", "exchanged", "cut_samples", "masked_tokens")
 
 
 @dataclass
@@ -256,54 +327,127 @@ class SampleBlock:
 
     lines: bytes
     counts: dict[str, int]
-    longest: int
+    lengths: np.ndarray  # int64: how many samples have 0, 1, 2 ... tokens
 
 
-def to_json(pairs: Pairs, input_ids: np.ndarray, labels: np.ndarray | None) -> bytes:
+def mask_samples(made: Samples, copy: int, rule: SampleRule, vocabulary: Vocabulary) -> masking.MaskedBatch:
+    """The samples masked once and for all."""
+    streams = draws.numbers(draws.key(rule.seed, "mask", copy), made.numbers)
+    return masking.mask(made.input_ids, made.cu_seqlens, streams, vocabulary, rule.masking, made.word_starts)
+
+
+def to_json(made: Samples, masked: masking.MaskedBatch | None, paired: bool) -> bytes:
     """One JSON object a sample (data/README.md), each ended by a newline."""
-    ids, nsp = input_ids.tolist(), pairs.next_sentence_labels.tolist()
-    label_list = None if labels is None else labels.tolist()
-    ends, firsts = pairs.cu_seqlens.tolist(), pairs.first_lengths.tolist()
+    # orjson reads arrays of 32 bits several times as fast as lists of Python's numbers.
+    ids = (made.input_ids if masked is None else masked.input_ids).astype(np.uint32)
+    lengths = np.diff(made.cu_seqlens)
+    types = np.repeat(np.array([0, 1], dtype=np.uint32), int(lengths.max(initial=0)))  # from which each takes its part
+    half = len(types) // 2
+    labels = words = word_ends = None
+    if masked is not None:
+        labels = np.full(len(ids), NOT_MASKED, dtype=np.int32)
+        labels[masked.positions] = masked.labels
+    if made.word_starts is not None:
+        positions = np.flatnonzero(made.word_starts)
+        word_ends = np.searchsorted(positions, made.cu_seqlens).tolist()
+        words = (positions - np.repeat(made.cu_seqlens[:-1], np.diff(word_ends))).astype(np.uint32)
+    rows = zip(
+        made.cu_seqlens.tolist(), lengths.tolist(), made.first_lengths.tolist(), made.labels.tolist(), strict=False
+    )
     lines = []
-    for number, (begin, end) in enumerate(zip(ends, ends[1:], strict=False)):
-        sample = {
-            "input_ids": ids[begin:end],
-            "token_type_ids": [0] * firsts[number] + [1] * (end - begin - firsts[number]),
-            "next_sentence_label": nsp[number],
-        }
-        if label_list is not None:
-            sample["labels"] = label_list[begin:end]
-        lines.append(orjson.dumps(sample, option=orjson.OPT_APPEND_NEWLINE))
+    for number, (begin, length, first, label) in enumerate(rows):
+        end = begin + length
+        sample = {"input_ids": ids[begin:end], "token_type_ids": types[half - first : half - first + length]}
+        if paired:
+            sample["next_sentence_label"] = label
+        if labels is not None:
+            sample["labels"] = labels[begin:end]
+        if words is not None:
+            sample["word_starts"] = words[word_ends[number] : word_ends[number + 1]]
+        lines.append(orjson.dumps(sample, option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY))
     return b"".join(lines)
 
 
-def make_block(task: tuple[str, int, int, PairRule]) -> SampleBlock:
-    """The samples whose A is in one range of sentences, as bytes: a pure function of its task."""
-    folder, start, stop, rule = task
-    pairs = make_pairs(Sentences.open(Path(folder)), start, stop, rule)
-    input_ids, labels = pairs.input_ids, None
-    if rule.masked:
-        streams = draws.numbers(draws.key(rule.seed, "mask"), pairs.first)
-        masked = masking.mask(input_ids, pairs.cu_seqlens, streams, rule.vocabulary, rule.masking)
-        labels = np.full(len(input_ids), NOT_MASKED, dtype=np.int64)
-        labels[masked.positions] = masked.labels
-        input_ids = masked.input_ids
-    counts = {
-        "samples": len(pairs.first),
-        "tokens": len(input_ids),
-        "unknown_tokens": int(np.count_nonzero(pairs.input_ids == rule.vocabulary.unk)),
-        "random_pairs": int(pairs.next_sentence_labels.sum()),
-        "cut_pairs": pairs.cut,
-        "masked_tokens": 0 if labels is None else int(np.count_nonzero(labels != NOT_MASKED)),
-    }
-    longest = int(np.diff(pairs.cu_seqlens).max(initial=0))
-    return SampleBlock(to_json(pairs, input_ids, labels), counts, longest)
+def make_block(folder: Path, rule: SampleRule, vocabulary: Vocabulary, task: tuple[int, int, int]) -> SampleBlock:
+    """The samples of one copy (task[0]) that belong to one range of sentences, as bytes: a pure function."""
+    copy, start, stop = task
+    lines, lengths = [], np.zeros(rule.max_seq_len + 1, dtype=np.int64)
+    counts = dict.fromkeys(COUNTS, 0)
+    for made in make_samples(Sentences.open(folder), copy, start, stop, rule, vocabulary):
+        masked = mask_samples(made, copy, rule, vocabulary) if rule.masked else None
+        lines.append(to_json(made, masked, rule.objective != "none"))
+        lengths += np.bincount(np.diff(made.cu_seqlens), minlength=len(lengths))
+        counts["samples"] += len(made.numbers)
+        counts["tokens"] += len(made.input_ids)
+        counts["unknown_tokens"] += int(np.count_nonzero(made.input_ids == vocabulary.unk))
+        counts["exchanged"] += int(made.labels.sum())
+        counts["cut_samples"] += made.cut
+        counts["masked_tokens"] += 0 if masked is None else len(masked.positions)
+    return SampleBlock(b"".join(lines), counts, lengths)
 
 
-def sample_blocks(folder: Path, sentences: int, rule: PairRule, num_workers: int) -> Iterator[SampleBlock]:
-    """All blocks of samples, in the order of the text, for any number of workers the same."""
-    tasks = (
-        (os.fspath(folder), start, min(start + SAMPLE_BLOCK, sentences), rule)
-        for start in range(0, sentences, SAMPLE_BLOCK)
-    )
-    return ordered_map(make_block, tasks, num_workers)
+def block_tasks(sentences: int, copies: int, rule: SampleRule) -> list[tuple[int, int, int]]:
+    """(copy, first sentence, end) of every block, in the order of the output."""
+    size = rule.sample_block
+    starts = range(0, sentences, size)
+    return [(copy, start, min(start + size, sentences)) for copy in range(copies) for start in starts]
+
+
+def write_samples(
+    out: Output,
+    journal: Journal,
+    tasks: list[tuple[int, int, int]],
+    rule: SampleRule,
+    vocabulary: Vocabulary,
+    num_workers: int,
+    on_block: Callable[[int, int, int], None],
+) -> tuple[Counter, np.ndarray]:
+    """Write the samples of all tasks, in their order: (COUNTS by name, how many samples have 0, 1, 2 ... tokens).
+
+    Goes on where the journal says that an earlier run was. `on_block(sentences, samples, samples of this run)` hears of
+    every block: how many sentences more are done, and how many samples there are.
+    """
+    total, lengths, done = Counter(), np.zeros(rule.max_seq_len + 1, dtype=np.int64), 0
+    written = journal.state.get("written")
+    ends = [[copy, stop] for copy, _, stop in tasks]
+    if written and written["end"] in ends and out.go_on(written["bytes"]):
+        total, lengths = Counter(written["counts"]), np.array(written["lengths"])
+        done = ends.index(written["end"]) + 1
+    elif journal.state:
+        out.start_over()
+    before = total["samples"]
+    on_block(sum(stop - start for _, start, stop in tasks[:done]), before, 0)
+    blocks = ordered_map(functools.partial(make_block, journal.folder, rule, vocabulary), tasks[done:], num_workers)
+    with contextlib.closing(blocks):
+        for number, block in enumerate(blocks, start=done):
+            out.write(block.lines)
+            total.update(block.counts)
+            lengths += block.lengths
+            on_block(tasks[number][2] - tasks[number][1], total["samples"], total["samples"] - before)
+            if journal.is_due():
+                where = {"end": ends[number], "bytes": out.size, "counts": total, "lengths": lengths.tolist()}
+                journal.save(journal.state | {"written": where}, [out.file])
+    return total, lengths
+
+
+# Samples as a reader sees them
+
+
+def describe_sample(made: Samples, masked: masking.MaskedBatch, number: int, encoder: Encoder, most: int) -> str:
+    """One sample in words: its pieces, {what stood there→what stands there now} where it is masked; `most` of them."""
+    begin, end = made.cu_seqlens[number : number + 2].tolist()
+    before, now = encoder.shown(made.input_ids[begin:end].tolist()), encoder.shown(masked.input_ids[begin:end].tolist())
+    for position in masked.positions[(masked.positions >= begin) & (masked.positions < end)].tolist():
+        before[position - begin] = f"{{{before[position - begin]}→{now[position - begin]}}}"
+    rest = [f"... ({end - begin:,} tokens)"] if end - begin > most else []
+    return " ".join(before[:most] + rest)
+
+
+def histogram(lengths: np.ndarray) -> list[dict[str, int]]:
+    """How many samples have `from` to `to` tokens, in at most LENGTH_BINS bins of equal width."""
+    longest = int(np.flatnonzero(lengths).max(initial=0))
+    width = -(-longest // LENGTH_BINS) or 1
+    return [
+        {"from": first, "to": first + width - 1, "samples": int(lengths[first : first + width].sum())}
+        for first in range(1, longest + 1, width)
+    ]

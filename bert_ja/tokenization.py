@@ -7,6 +7,7 @@ check_parity compares the two line by line. What is known to differ is recognise
 import base64
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import io
 import itertools
@@ -25,6 +26,8 @@ from bert_ja import draws, files
 from bert_ja.cli import StageError
 
 PAD, UNK, CLS, SEP, MASK = PIECES = ("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]")  # with ids 0 to 4
+ROLES = ("pad", "unk", "cls", "sep", "mask")  # what PIECES stand for, in their order
+NEEDED_ROLES = ("cls", "sep", "mask", "pad")
 SPACE = "▁"  # U+2581, SentencePiece's space
 MAX_LINE_BYTES = 4192  # SentencePiece skips longer lines in training, silently
 RESERVED = ("▅", "\0")  # it skips lines that hold U+2585 too, and counts zero bytes as broken text
@@ -349,15 +352,17 @@ def model_path(path: Path | str) -> Path:
 
 def record_folder(path: Path | str) -> Path:
     """The folder whose record speaks of a tokenizer: the tokenizer folder, or that in which a .model file lies."""
-    return model_path(path).parent
+    return Path(path) if Path(path).is_dir() else model_path(path).parent
 
 
-def read_model(path: Path | str) -> bytes:
-    """The bytes of a SentencePiece model of our kind, from a tokenizer folder or a .model file."""
+def read_model(path: Path | str, any_kind: bool = False) -> bytes:
+    """The bytes of a SentencePiece model, of our kind unless `any_kind`, from a tokenizer folder or a .model file."""
     file = model_path(path)
     model = file.read_bytes()
     try:
-        _require_convertible(parse_model(model))
+        proto = parse_model(model)
+        if not any_kind:
+            _require_convertible(proto)
     except ValueError:
         raise StageError(f"{file} is not a SentencePiece model, or is damaged: {MADE_BY}") from None
     except StageError as error:
@@ -372,10 +377,10 @@ def load_model(model: bytes):
     return sentencepiece.SentencePieceProcessor(model_proto=model)
 
 
-def load_sentencepiece(path: Path | str):
-    """The SentencePieceProcessor of a tokenizer folder (output/model) or a .model file, its special ids checked."""
+def load_sentencepiece(path: Path | str, any_kind: bool = False):
+    """The SentencePieceProcessor of a tokenizer folder (output/model) or a .model file; see `read_model`."""
     try:
-        return load_model(read_model(path))
+        return load_model(read_model(path, any_kind))
     except RuntimeError:
         raise StageError(f"{model_path(path)} is not a SentencePiece model, or is damaged: {MADE_BY}") from None
 
@@ -385,28 +390,120 @@ class Vocabulary:
     """What samples, masks and models need to know of a tokenizer."""
 
     size: int
-    sha256: str  # of spm.model
+    sha256: str  # of spm.model; of all its files where it has none
     pad: int
-    unk: int
+    unk: int  # -1 where there is none
     cls: int
     sep: int
     mask: int
+    others: tuple[int, ...] = ()  # further ids that stand for no text
 
-    @property
+    @functools.cached_property
     def ordinary_ids(self) -> np.ndarray:
-        """All ids but the special ones, (size - 5,): what a random replacement is drawn from."""
-        return np.setdiff1d(np.arange(self.size), [self.pad, self.unk, self.cls, self.sep, self.mask])
+        """All ids but the special ones, (size - 5,) as a rule: what a random replacement is drawn from."""
+        special = [self.pad, self.unk, self.cls, self.sep, self.mask, *self.others]
+        return np.setdiff1d(np.arange(self.size), special)
 
     def facts(self) -> dict:
         """What records hold and later stages compare: {"sha256": ..., "vocab_size": 32000}."""
         return {"sha256": self.sha256, "vocab_size": self.size}
 
 
+def has_sentencepiece(path: Path | str) -> bool:
+    """Whether ids come from SentencePiece: a folder with spm.model, or a .model file."""
+    return not Path(path).is_dir() or (Path(path) / MODEL_FILE).is_file()
+
+
+def special_pieces(folder: Path | str) -> dict[str, str]:
+    """The special pieces by role (pad, unk, cls, sep, mask) as the files of a folder name them, else ours."""
+    pieces = dict(zip(ROLES, PIECES, strict=True))
+    for file in (Path(folder) / "special_tokens_map.json", Path(folder) / CONFIG_FILE):
+        try:
+            named = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            found = {role: named.get(f"{role}_token") for role in ROLES}
+        except (ValueError, AttributeError):
+            raise StageError(f"{file} is damaged (not a JSON object): name another tokenizer") from None
+        texts = {role: piece.get("content") if isinstance(piece, dict) else piece for role, piece in found.items()}
+        pieces |= {role: piece for role, piece in texts.items() if isinstance(piece, str)}
+    return pieces
+
+
+def _require_roles(path: Path | str, missing: list[str]) -> None:
+    if missing:
+        raise StageError(
+            f"{path} has no {' and no '.join(missing)} token: name a tokenizer with cls, sep, mask and pad, such as "
+            "output/model of train_tokenizer.py"
+        )
+
+
+def _sentencepiece_vocabulary(path: Path | str) -> Vocabulary:
+    data = model_path(path).read_bytes()
+    spm = load_sentencepiece(path, any_kind=True)
+    pieces = special_pieces(record_folder(path))
+    ids = {role: spm.piece_to_id(piece) for role, piece in pieces.items()} | {"unk": spm.unk_id()}
+    _require_roles(path, [role for role in NEEDED_ROLES if spm.id_to_piece(ids[role]) != pieces[role]])
+    size = spm.get_piece_size()
+    others = [piece for piece in range(size) if spm.is_control(piece) or spm.is_unused(piece)]
+    others = tuple(sorted(set(others) - set(ids.values())))
+    return Vocabulary(size, hashlib.sha256(data).hexdigest(), *(ids[role] for role in ROLES), others=others)
+
+
+OTHER_FILES = (  # that tokenizers of transformers are made of, beside our FOLDER_FILES
+    *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
+    *("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
+)
+
+
+def tokenizer_files(path: Path | str) -> list[Path]:
+    """The files that make the tokenizer of a folder, by name."""
+    return [file for file in sorted(Path(path).iterdir()) if file.name in FOLDER_FILES + OTHER_FILES]
+
+
+def is_ours(path: Path | str) -> bool:
+    """Whether a folder's tokenizer is one that `write_tokenizer_folder` makes of its spm.model, and the same."""
+    try:
+        made = folder_files(read_model(path))
+    except StageError:
+        return False
+    return (Path(path) / JSON_FILE).is_file() and (Path(path) / JSON_FILE).read_bytes() == made[JSON_FILE]
+
+
+def transformers_tokenizer(path: Path | str):
+    """The tokenizer that AutoTokenizer makes of a folder without spm.model, after a look for the vocabulary in it.
+
+    transformers 5 makes a tokenizer of some folders that knows nothing but its special tokens, without a word.
+    """
+    if not any((Path(path) / name).is_file() for name in (CONFIG_FILE, JSON_FILE, "vocab.txt")):
+        model_path(path)  # says what is missing
+    tokenizer = load_tokenizer(path)
+    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+    _require_roles(path, [role for role in NEEDED_ROLES if ids[role] is None])
+    if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_ids)):
+        raise StageError(
+            f"AutoTokenizer finds no vocabulary in {path}, only special tokens: name a folder that train_tokenizer.py "
+            "wrote, or one whose tokenizer works with this version of transformers"
+        )
+    return tokenizer
+
+
+def transformers_vocabulary(path: Path | str, tokenizer) -> Vocabulary:
+    """The vocabulary of a `transformers_tokenizer`."""
+    ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
+    described = [files.describe(file) for file in tokenizer_files(path)]
+    digest = hashlib.sha256(json.dumps(described).encode()).hexdigest()
+    others = tuple(sorted(set(tokenizer.all_special_ids) - set(ids.values())))
+    given = (-1 if ids[role] is None else ids[role] for role in ROLES)
+    return Vocabulary(1 + max(tokenizer.get_vocab().values()), digest, *given, others=others)
+
+
 def vocabulary(path: Path | str) -> Vocabulary:
-    """The vocabulary of a tokenizer folder (output/model) or a .model file."""
-    model, spm = read_model(path), load_sentencepiece(path)
-    ids = (spm.piece_to_id(piece) for piece in PIECES)
-    return Vocabulary(spm.get_piece_size(), hashlib.sha256(model).hexdigest(), *ids)
+    """The vocabulary of a tokenizer folder or a .model file; special ids are those that its files name.
+
+    Raises StageError when it cannot be read, or lacks cls, sep, mask or pad.
+    """
+    if has_sentencepiece(path):
+        return _sentencepiece_vocabulary(path)
+    return transformers_vocabulary(path, transformers_tokenizer(path))
 
 
 def tokenizer_facts(path: Path | str) -> dict:

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import inspect
 import logging
+import math
 import re
 import warnings
 from collections.abc import Iterator
@@ -38,7 +39,8 @@ class PretrainingData(pl.LightningDataModule):
 
     Args:
         tokenizer_model: Folder of the tokenizer that the samples were made with.
-        train_file: Samples to train on, JSON lines, masked anew in each epoch.
+        train_file: Samples to train on, JSON lines, masked anew in each epoch. Several files with the shares that are
+            drawn from each: {data/train.jsonl: 0.7, data/hospital/train.jsonl: 0.3}.
         valid_file: Samples of the validation, with labels (--get_raw True).
         test_file: Samples of test.py, with labels (--get_raw True).
         batch_size: Samples a batch; times trainer.accumulate_grad_batches, samples an optimizer step.
@@ -55,7 +57,7 @@ class PretrainingData(pl.LightningDataModule):
     def __init__(
         self,
         tokenizer_model: str | None = None,
-        train_file: str | None = None,
+        train_file: str | dict[str, float] | None = None,
         valid_file: str | None = None,
         test_file: str | None = None,
         batch_size: int = 32,
@@ -74,7 +76,10 @@ class PretrainingData(pl.LightningDataModule):
             num_workers,
             seed,
         )
-        self.files = {"train": train_file, "valid": valid_file, "test": test_file}
+        self.shares = {
+            part: files_with_shares(f"data.{part}_file", given)
+            for part, given in (("train", train_file), ("valid", valid_file), ("test", test_file))
+        }
         self.ignore_records, self.private_corpus = ignore_records, private_corpus
         self.rule = MaskingRule(mlm_probability, mask_replace_prob, random_replace_prob)
         if tokenizer_model is None:
@@ -83,27 +88,39 @@ class PretrainingData(pl.LightningDataModule):
             raise StageError(
                 f"data.batch_size must be 1 or more and data.num_workers 0 or more, got {batch_size} and {num_workers}"
             )
-        shares = (mlm_probability, mask_replace_prob, random_replace_prob)
-        if min(shares) < 0 or max(shares) > 1 or mask_replace_prob + random_replace_prob > 1 or mlm_probability == 0:
-            raise StageError(
-                "data.mlm_probability must be above 0 and at most 1, data.mask_replace_prob and "
-                "data.random_replace_prob 0 or more and at most 1 together, got {}, {} and {}".format(*shares)
-            )
+        if problems := [problem for problem, right in self.rule.problems("data.").items() if not right]:
+            raise StageError("; ".join(problems))
         self.vocabulary = tokenization.vocabulary(tokenizer_model)
-        self._columns: dict[str, Columns] = {}
-        self.records: dict[str, dict | None] = {}
+        self._columns: dict[str, list[Columns]] = {}
+        self.records: dict[str, list[dict | None]] = {}
 
-    def require(self, part: str, longest: int) -> Path:
-        """The path of a part (train, valid, test) after all checks that need no reading of samples."""
-        name = f"data.{part}_file"
-        if self.files[part] is None:
-            raise StageError(f"{name} is not set: name the JSONL that prepare_train_data.py wrote")
-        path = files.require_file(self.files[part], f"make it with prepare_train_data.py, or mend {name}")
-        self.is_private(path)  # refuses a contradiction
+    def require(self, part: str, longest: int) -> list[Path]:
+        """The files of a part (train, valid, test) after all checks that need no reading of samples."""
+        if not self.shares[part]:
+            raise StageError(f"data.{part}_file is not set: name the JSONL that prepare_train_data.py wrote")
+        mend = f"make it with prepare_train_data.py, or mend data.{part}_file"
+        paths = [files.require_file(path, mend) for path in self.shares[part]]
+        self.is_private(*paths)  # refuses a contradiction
+        self.records[part] = [self._require_record(path, part, longest) for path in paths]
+        self._require_one_objective()
+        return paths
+
+    def _require_one_objective(self) -> None:
+        """Refuse files whose labels mean different things."""
+        objectives = {
+            path: record["options"].get("objective", "nsp")
+            for part, records in self.records.items()
+            for path, record in zip(self.shares[part], records, strict=True)
+            if record
+        }
+        if len(set(objectives.values())) > 1:
+            made = ", ".join(f"{path} with {objective}" for path, objective in objectives.items())
+            raise StageError(f"samples of one run must have one --objective: {made}")
+
+    def _require_record(self, path: Path, part: str, longest: int) -> dict | None:
         if self.ignore_records:
-            self.records[part] = None
-            return path
-        record = self.records[part] = files.require_record(path, "prepare_train_data.py", OVERRIDE)
+            return None
+        record = files.require_record(path, "prepare_train_data.py", OVERRIDE)
         made_with = record["tokenizer"]
         if made_with["sha256"] != self.vocabulary.sha256:
             raise StageError(
@@ -113,7 +130,7 @@ class PretrainingData(pl.LightningDataModule):
             )
         require_fits(path, record["longest_sample"], longest)
         require_labels(path, part, record["options"]["get_raw"])
-        return path
+        return record
 
     def is_private(self, *samples: Path | str) -> bool:
         """Whether the tokenizer or one of these files is of a private corpus, as a record or data.private_corpus says.
@@ -124,30 +141,41 @@ class PretrainingData(pl.LightningDataModule):
         return files.is_private(tokenizer, *samples, asked=self.private_corpus)
 
     def corpus(self, part: str, private: bool = False) -> dict:
-        """What is known of the text of a part; private when `private`, or when any part that was required is."""
-        private = private or self.is_private(*(self.files[name] for name in self.records))
-        return files.corpus_facts(self.records[part], private)
+        """What is known of the texts of a part; private when `private`, or when any part that was required is."""
+        private = private or self.is_private(*(path for name in self.records for path in self.shares[name]))
+        return files.merged_corpora([files.corpus_facts(record, private) for record in self.records[part]])
 
-    def columns(self, part: str, longest: int) -> Columns:
-        """The columns of a part, built where they do not exist yet."""
+    def columns(self, part: str, longest: int) -> list[Columns]:
+        """The columns of each file of a part, built where they do not exist yet."""
         if part not in self._columns:
-            path = self.require(part, longest)
-            columns = Columns.open(path, self.records[part])
-            require_fits(path, columns.longest, longest)
-            require_labels(path, part, columns.masked)
-            largest = columns.largest_id
-            if largest >= self.vocabulary.size:
+            paths = self.require(part, longest)
+            opened = [Columns.open(path, record) for path, record in zip(paths, self.records[part], strict=True)]
+            for path, columns in zip(paths, opened, strict=True):
+                self._require_columns(path, part, columns, longest)
+            if len({columns.paired for columns in opened}) > 1:
                 raise StageError(
-                    f"{path} holds token id {largest:,}, the vocabulary of {self.tokenizer_model} has "
-                    f"{self.vocabulary.size:,}: it was made with another tokenizer, make it again"
+                    f"data.{part}_file: {' and '.join(map(str, paths))} were made with and without --objective none: "
+                    "make all of them with one objective"
                 )
-            self._columns[part] = columns
+            self._columns[part] = opened
         return self._columns[part]
+
+    def _require_columns(self, path: Path, part: str, columns: Columns, longest: int) -> None:
+        require_fits(path, columns.longest, longest)
+        require_labels(path, part, columns.masked)
+        if columns.largest_id >= self.vocabulary.size:
+            raise StageError(
+                f"{path} holds token id {columns.largest_id:,}, the vocabulary of {self.tokenizer_model} has "
+                f"{self.vocabulary.size:,}: it was made with another tokenizer, make it again"
+            )
 
     def _loader(self, part: str, shuffle: bool) -> torch.utils.data.DataLoader:
         columns = self.columns(part, self.trainer.lightning_module.hparams.max_position_embeddings)
         accumulate = self.trainer.accumulate_grad_batches if shuffle else 1
-        batches = Batches(columns, self.vocabulary, self.batch_size, self.seed, shuffle, accumulate, self.rule)
+        shares = list(self.shares[part].values())
+        batches = Batches(
+            columns, self.vocabulary, self.batch_size, self.seed, shuffle, accumulate, self.rule, shares=shares
+        )
         return torch.utils.data.DataLoader(
             BatchDataset(batches),
             batch_size=None,
@@ -167,6 +195,17 @@ class PretrainingData(pl.LightningDataModule):
 
     def test_dataloader(self) -> torch.utils.data.DataLoader:
         return self._loader("test", shuffle=False)
+
+
+def files_with_shares(name: str, given: str | dict[str, float] | None) -> dict[str, float]:
+    """The files of an option with their shares: one file has them all, none is {}."""
+    if given is None:
+        return {}
+    if isinstance(given, str):
+        return {given: 1.0}
+    if not given or not all(0 < share < math.inf for share in given.values()):
+        raise StageError(f"{name} must be a file, or files with shares above 0 ({{a.jsonl: 0.7, b.jsonl: 0.3}})")
+    return given
 
 
 def require_fits(path: Path, longest_sample: int, positions: int) -> None:
@@ -463,15 +502,24 @@ def load_weights(model: BertPretraining, path: Path, checkpoint: dict) -> None:
 
 
 def data_facts(data: PretrainingData) -> dict:
-    """What a checkpoint says of where it comes from: no paths, no text."""
-    record = data.records.get("train") or {}
+    """What a checkpoint says of where it comes from: no paths, no text. Of several training files, sums and lists."""
+    records = [record for record in data.records["train"] if record]
+    described = {
+        part: [(record or {}).get("outputs", [None])[0] for record in found] for part, found in data.records.items()
+    }
+    counts = {
+        name: sum(record["counts"][name] for record in records)
+        for name in (records[0]["counts"] if records else {})
+        if all(name in record["counts"] for record in records)
+    }
+    shares = list(data.shares["train"].values())
     return {
         "tokenizer": data.vocabulary.facts(),
-        "samples": {
-            part: (record_of or {}).get("outputs", [None])[0] for part, record_of in sorted(data.records.items())
-        },
-        "counts": record.get("counts"),
-        "longest_sample": record.get("longest_sample"),
+        "samples": {part: found[0] if len(found) == 1 else found for part, found in sorted(described.items())},
+        "shares": shares if len(shares) > 1 else None,
+        "options": records[0]["options"] if records else None,
+        "counts": counts or None,
+        "longest_sample": max((record["longest_sample"] for record in records), default=None),
         "corpus": data.corpus("train"),
         "versions": files.versions("torch", "transformers", "pytorch-lightning", "numpy"),
     }

@@ -5,6 +5,10 @@ them (kill -9 included). `cpu_limit` bounds what one item may cost.
 """
 
 import contextlib
+import fcntl
+import gc
+import itertools
+import mmap
 import multiprocessing
 import os
 import pickle
@@ -22,6 +26,9 @@ from bert_ja.cli import StageError, end_with_parent, no_interrupt
 FILES_PER_WORKER = 4  # open ones
 OTHER_FILES = 256  # those of a stage itself
 AHEAD = 2  # items that a worker has at most: one under way, and the next, lest it wait for us
+SLOT = 1 << 23  # bytes of memory that an answer's arrays may take of what a worker shares with us, AHEAD times
+PIPE = 1 << 20  # bytes of items under way to a worker, so that they are sent and received at once
+SMALL = 1 << 12  # bytes of an array that goes through the pipe
 
 
 def available_cores() -> int:
@@ -51,12 +58,35 @@ def cpu_limit(seconds: float) -> Iterator[None]:
 # In a worker
 
 
-def _answer(function: Callable, item: bytes) -> bytes:
-    """(the result, None) or (an exception, where it was raised), pickled."""
+class _Slot:
+    """Shared memory in which a worker puts the arrays of one answer: a copy on each side, instead of a pipe's many."""
+
+    def __init__(self, memory: mmap.mmap, number: int):
+        self._memory = memoryview(memory)[number * SLOT : (number + 1) * SLOT]
+        self.sizes: list[int] = []
+
+    def put(self, buffer: pickle.PickleBuffer) -> bool:
+        """Take an array, unless it is small or there is no room: True leaves it to the pickle."""
+        data, begin = buffer.raw(), sum(self.sizes)
+        if data.nbytes < SMALL or begin + data.nbytes > SLOT:
+            return True
+        self._memory[begin : begin + data.nbytes] = data
+        self.sizes.append(data.nbytes)
+        return False
+
+    def take(self, sizes: list[int]) -> list[bytearray]:
+        """Copies of the arrays of these sizes: the slot is free for the next answer."""
+        ends = list(itertools.accumulate(sizes, initial=0))
+        return [bytearray(self._memory[begin:end]) for begin, end in itertools.pairwise(ends)]
+
+
+def _answer(function: Callable, item: bytes, slot: _Slot) -> bytes:
+    """(the result, None) or (an exception, where it was raised), pickled but for the arrays that `slot` takes."""
     try:
-        return pickle.dumps((function(pickle.loads(item)), None), pickle.HIGHEST_PROTOCOL)
+        return pickle.dumps((function(pickle.loads(item)), None), pickle.HIGHEST_PROTOCOL, buffer_callback=slot.put)
     except Exception as error:
         where = "".join(traceback.format_exception(error))
+        slot.sizes.clear()
         try:
             data = pickle.dumps((error, where), pickle.HIGHEST_PROTOCOL)
             pickle.loads(data)  # some exceptions can be written and not be read
@@ -73,14 +103,17 @@ def _receive(items: Connection, received: queue.SimpleQueue) -> None:
         os._exit(1)  # whatever ended this, the parent hears of it, and does not wait for answers
 
 
-def _serve(parent: int, function: Callable, items: Connection, answers: Connection) -> None:
+def _serve(parent: int, function: Callable, memory: mmap.mmap, items: Connection, answers: Connection) -> None:
     """Answer what comes, in order, until killed; a thread of its own receives while an item is under way."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     end_with_parent(parent, signal.SIGKILL)
+    gc.freeze()  # what we share with the parent is not looked through, and so not copied
     received: queue.SimpleQueue = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(items, received), daemon=True).start()
-    while True:
-        answers.send_bytes(_answer(function, received.get()))
+    for number in itertools.count():
+        slot = _Slot(memory, number % AHEAD)
+        data = _answer(function, received.get(), slot)
+        answers.send((slot.sizes, data))
 
 
 # In the parent
@@ -104,9 +137,13 @@ class _Worker:
     def __init__(self, function: Callable):
         fork = multiprocessing.get_context("fork")  # which takes the function along, whatever it is
         items, self._items = fork.Pipe(duplex=False)
+        with contextlib.suppress(OSError):  # more than the system allows
+            fcntl.fcntl(self._items.fileno(), fcntl.F_SETPIPE_SZ, PIPE)
         self.answers, answers = fork.Pipe(duplex=False)
-        self.waiting: deque[int] = deque()  # numbers of its items, in order
-        self._process = fork.Process(target=_serve, args=(os.getpid(), function, items, answers), daemon=True)
+        self.waiting: deque[int] = deque()  # numbers of its items, in order, AHEAD at most
+        self._memory, self._received = mmap.mmap(-1, AHEAD * SLOT), 0
+        arguments = (os.getpid(), function, self._memory, items, answers)
+        self._process = fork.Process(target=_serve, args=arguments, daemon=True)
         with no_interrupt():  # Python drops what is raised while it forks
             self._process.start()
         items.close()
@@ -123,10 +160,13 @@ class _Worker:
     def receive(self) -> tuple[int, tuple[object, str | None]]:
         """(number of an item, its answer)."""
         try:
-            data = self.answers.recv_bytes()
+            sizes, data = self.answers.recv()
         except (EOFError, OSError):
             raise self._died() from None
-        return self.waiting.popleft(), pickle.loads(data)
+        # A worker answers in order, and gets no item before there is a slot for its answer.
+        arrays = _Slot(self._memory, self._received % AHEAD).take(sizes)
+        self._received += 1
+        return self.waiting.popleft(), pickle.loads(data, buffers=arrays)
 
     def _died(self) -> StageError:
         return StageError("a worker process died (out of memory?): run the command again with fewer --num_workers")

@@ -156,7 +156,7 @@ fine-tuning from these weights. Exported with transformers 5.23.0, torch 2.13.0.
 - Licence of the text: CC BY-SA 4.0
 - Dump: of 2026-11-01, `jawiki-20261101-pages-articles.xml.bz2`, sha256 `da01`, sha1 `da02`
 - Training part: 1,420,000 documents, 20,113,542 sentences
-- Samples: 18,693,542 sentence pairs, 1,084,225,436 tokens (58.0 a sample), 50.0% with a random second sentence
+- Samples: 18,693,542, 1,084,225,436 tokens (58.0 a sample), 50.0% with a random second part
 - Sample file: 1,234,567 bytes, sha256 `5a01`
 
 ## Model

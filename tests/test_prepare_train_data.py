@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, refusal, stage
-from texts import text, write_tokenizer
+from texts import text, write_tokenizer, write_wordpiece
 
 import prepare_train_data
-from bert_ja import files
+from bert_ja import encoding, files, tokenization
 from bert_ja.cli import StageError
 
 SCRIPT = "prepare_train_data.py"
@@ -49,7 +49,9 @@ def names(folder) -> list[str]:
 def record_of(path: Path) -> dict:
     """A record without what may differ between equal runs."""
     record = files.require_record(path, SCRIPT)
-    assert sorted(record.pop("run")) == ["command", "finished", "host", "num_workers", "paths", "seconds"]
+    assert sorted(record.pop("run")) == [
+        *("command", "finished", "host", "num_workers", "paths", "samples_per_second", "seconds")
+    ]
     return record
 
 
@@ -69,7 +71,7 @@ def test_the_published_command_and_output_file_give_the_same_bytes_and_records(h
         assert result.stdout == ""
         assert re.fullmatch(
             rf"wrote {samples:,} samples, \d+\.\d tokens on average \({documents} documents, \d\d\.\d% random pairs, "
-            rf"0 cut to 512\), to {path} in \d+ s",
+            rf"0 cut to 512\), to {path} in \d+ s, [\d,]+ samples/s",
             result.stderr.splitlines()[-1],
         )
 
@@ -86,9 +88,14 @@ def test_a_record_says_where_the_samples_come_from(here, tokenizer):
     assert record == {
         "stage": SCRIPT,
         "options": {
+            "objective": "nsp",
+            "unit": "sentence",
             "max_seq_len": 512,
             "buffer_size": 10000,
+            "short_seq_prob": 0.1,
+            "dupe_factor": 1,
             "get_raw": True,
+            "whole_word_mask": False,
             "mlm_probability": 0.15,
             "mask_replace_prob": 0.8,
             "random_replace_prob": 0.1,
@@ -102,14 +109,19 @@ def test_a_record_says_where_the_samples_come_from(here, tokenizer):
             "documents": 60,
             "cut_sentences": 0,
             "lines_without_tokens": 0,
-            "cut_pairs": 0,
-            "longest_sample": max(map(len, ids)),
+            "cut_samples": 0,
             "masked_tokens": sum(label != -100 for sample in found for label in sample["labels"]),
             "random_pairs": sum(sample["next_sentence_label"] for sample in found),
             "samples": sum(map(bool, lines)) - 60,
             "tokens": sum(map(len, ids)),
-            "unknown_tokens": record["counts"]["unknown_tokens"],
+            "unknown_tokens": 0,
         },
+        "shares": {
+            "unknown_tokens": 0.0,
+            "cut_samples": 0.0,
+            "random_pairs": round(sum(sample["next_sentence_label"] for sample in found) / len(found), 6),
+        },
+        "token_lengths": record["token_lengths"],  # below
         "tokenizer": {"sha256": files.sha256(tokenizer / "spm.model"), "vocab_size": 200},
         "longest_sample": max(map(len, ids)),
         "corpus": about,
@@ -155,7 +167,9 @@ def test_samples_of_a_private_text_or_tokenizer_are_private(here, tmp_path, monk
     expected = {"name": name, "license": None, "source": None, "dump": None, "private": says != "nobody"}
     assert record_of(here / "a.jsonl")["corpus"] == expected
     said = "".join(capsys.readouterr()) + Path("a.jsonl.meta.json").read_text()
-    assert MARKER not in said and "鍵穴" not in said
+    assert ("sample (" in said) == (says == "nobody")
+    if says != "nobody":
+        assert MARKER not in said and "鍵穴" not in said
 
 
 def test_a_private_text_is_not_quoted_where_it_is_broken(here):
@@ -175,36 +189,175 @@ def test_what_a_record_calls_private_cannot_be_made_public(here):
     )
 
 
+# A look at it
+
+
+def test_three_samples_are_shown_with_their_masks_before_the_work(here):
+    result = stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
+    shown = [line for line in result.stderr.splitlines() if line.startswith("sample (")]
+    assert len(shown) == 3
+    assert result.stderr.splitlines()[:3] == shown
+    assert {line.partition(",")[0] for line in shown} == {"sample (B follows A", "sample (B is random"}
+    # The text is shorter than what is looked at, so that these are samples of the file.
+    encoder = encoding.open_encoder(here / "output" / "model")
+    found = [json.loads(line) for line in (here / "a.jsonl").read_bytes().splitlines()]
+    for line in shown:
+        words = line.partition("): ")[2].split(" ")
+        now = [word.strip("{}").rpartition("→")[2] if word.startswith("{") else word for word in words]
+        before = [word.strip("{}").partition("→")[0] if word.startswith("{") else word for word in words]
+        (sample,) = (sample for sample in found if encoder.shown(sample["input_ids"]) == now)
+        pairs = zip(sample["input_ids"], sample["labels"], strict=True)
+        assert encoder.shown([token if label == -100 else label for token, label in pairs]) == before
+        masked = [word.startswith("{") for word in words]
+        assert masked == [label != -100 for label in sample["labels"]]
+
+
+@pytest.mark.parametrize(
+    ("objective", "names"), [("sop", {"in order", "exchanged"}), ("none", {"one segment"}), ("nsp", None)]
+)
+def test_what_is_shown_says_what_a_sample_is(here, objective, names):
+    result = stage(
+        SCRIPT, *PUBLISHED, "False", "--output_file=a.jsonl", "--objective", objective, "--unit=segment", cwd=here
+    )
+    shown = [line for line in result.stderr.splitlines() if line.startswith("sample (")]
+    assert {line.removeprefix("sample (").partition(",")[0] for line in shown} == (
+        names or {"B follows A", "B is random"}
+    )
+    about = {"sop": "swapped pairs", "none": "", "nsp": "random pairs"}[objective]
+    assert about in result.stderr.splitlines()[-1]
+    assert ("pairs" in result.stderr.splitlines()[-1]) == (objective != "none")
+
+
+def test_unhealthy_numbers_get_one_warning_each(here):
+    published = ("--filename=data/train.txt", "--get_raw=False", "--output_file=a.jsonl", "--max_seq_len=64")
+    content = "知らぬ謎字鬱。\n彁暃椦鿫靉。\n" + "".join("庭で古い時計を見つけた。" * 30 + "\n" for _ in range(4))
+    (here / "data" / "train.txt").write_text(content)
+    result = stage(SCRIPT, *published, cwd=here)
+    warnings = [line for line in result.stderr.splitlines() if line.startswith("warning: ")]
+    shares = record_of(here / "a.jsonl")["shares"]
+    assert warnings == [
+        "warning: data/train.txt is one document (no blank lines): random sentences are drawn from the document itself",
+        f"warning: {shares['unknown_tokens']:.1%} of the tokens are unknown (at most 0.5% is healthy): the tokenizer "
+        "does not fit data/train.txt, train one on it",
+        f"warning: {shares['cut_samples']:.1%} of the samples were cut to 64 tokens (at most 5% is healthy): raise "
+        "--max_seq_len, or split long lines into sentences",
+    ]
+    assert shares["unknown_tokens"] > 0.005
+    assert shares["cut_samples"] == 0.8
+
+
+def test_a_histogram_has_few_bins_and_every_sample(here):
+    stage(SCRIPT, *PUBLISHED, "False", "--output_file=a.jsonl", "--unit=segment", cwd=here)
+    lengths = [len(json.loads(line)["input_ids"]) for line in (here / "a.jsonl").read_bytes().splitlines()]
+    bins = record_of(here / "a.jsonl")["token_lengths"]
+    assert len(bins) <= 32
+    assert [one["samples"] for one in bins] == [
+        sum(one["from"] <= length <= one["to"] for length in lengths) for one in bins
+    ]
+    assert sum(one["samples"] for one in bins) == len(lengths)
+
+
+# Whole words and other tokenizers
+
+
+def test_whole_words_are_stored_and_masked_whole(here):
+    stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", "--whole_word_mask", "True", cwd=here)
+    encoder = encoding.open_encoder(here / "output" / "model", whole_words=True)
+    for line in (here / "a.jsonl").read_bytes().splitlines():
+        sample = json.loads(line)
+        starts = set(sample["word_starts"])
+        half = sample["token_type_ids"].index(1)
+        assert {1, half} <= starts
+        assert not starts & {0, half - 1, len(sample["input_ids"]) - 1}
+        pairs = zip(sample["input_ids"], sample["labels"], strict=True)
+        ids = [token if label == -100 else label for token, label in pairs]
+        assert len(ids) == len(sample["input_ids"])
+        for place in range(1, len(ids) - 1):
+            if place not in starts and place not in (half - 1, half):
+                assert (sample["labels"][place] == -100) == (sample["labels"][place - 1] == -100)
+    record = record_of(here / "a.jsonl")
+    assert record["options"]["whole_word_mask"] is True
+    assert {"fugashi", "unidic-lite"} <= set(record["versions"])
+    assert encoder.packages == ("sentencepiece", "fugashi", "unidic-lite")
+
+
+def test_without_an_analyser_whole_words_are_refused_before_the_work(here):
+    (here / "blocked").mkdir()
+    (here / "blocked" / "fugashi.py").write_text("raise ImportError('blocked', name='fugashi')\n")
+    asked = (*PUBLISHED, "False", "--output_file=a.jsonl", "--whole_word_mask=True")
+    assert refused(here, *asked, env={"PYTHONPATH": str(here / "blocked"), "PYTHONDONTWRITEBYTECODE": "1"}) == (
+        "--whole_word_mask needs a morphological analyser (fugashi is not installed): pip install fugashi unidic-lite"
+    )
+
+
+def test_samples_of_a_wordpiece_folder(here):
+    """A folder of the Tohoku kind: MeCab and WordPiece, special ids of its own order."""
+    folder = here / "bert-base-japanese"
+    pieces = sorted({*"".join(text(60)), *("##" + letter for letter in "".join(text(60)))} - {"\n", "##\n"})
+    write_wordpiece(folder, [*pieces, "[UNK]", "[SEP]", "[MASK]", "[PAD]", "[CLS]"])
+    asked = ("--filename=data/train.txt", "--tokenizer_model=bert-base-japanese", "--get_raw=True")
+    result = stage(SCRIPT, *asked, "--output_file=a.jsonl", "--num_workers=2", cwd=here)
+    said = "bert-base-japanese has no spm.model: ids come from its BertJapaneseTokenizer"
+    assert result.stderr.splitlines()[0] == said
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    documents = [
+        [tokenizer(line, add_special_tokens=False)["input_ids"] for line in document.split("\n")]
+        for document in text(60).strip("\n").split("\n\n")
+    ]
+    firsts = [pair for document in documents for pair in zip(document, document[1:], strict=False)]
+    found = [json.loads(line) for line in (here / "a.jsonl").read_bytes().splitlines()]
+    cls, sep, mask = (tokenizer.convert_tokens_to_ids(piece) for piece in ("[CLS]", "[SEP]", "[MASK]"))
+    for (first, second), sample in zip(firsts, found, strict=True):
+        pairs = zip(sample["input_ids"], sample["labels"], strict=True)
+        ids = [token if label == -100 else label for token, label in pairs]
+        assert ids[: len(first) + 2] == [cls, *first, sep]
+        assert ids[-1] == sep
+        if sample["next_sentence_label"] == 0:
+            assert ids == [cls, *first, sep, *second, sep]
+    assert mask in {token for sample in found for token in sample["input_ids"]}
+    record = record_of(here / "a.jsonl")
+    assert record["tokenizer"] == tokenization.tokenizer_facts(folder)
+    assert record["tokenizer"]["vocab_size"] == len(pieces) + 5
+    one = stage(SCRIPT, *asked, "--output_file=b.jsonl", "--num_workers=1", "--whole_word_mask=True", cwd=here)
+    assert said in one.stderr
+    for plain, line in zip(found, (here / "b.jsonl").read_bytes().splitlines(), strict=True):
+        sample = json.loads(line)
+        starts = [
+            place
+            for place, (token, label) in enumerate(zip(plain["input_ids"], plain["labels"], strict=True))
+            if not tokenizer.convert_ids_to_tokens(token if label == -100 else label).startswith(("##", "[CLS", "[SEP"))
+        ]
+        assert sample["word_starts"] == starts
+
+
 # Kills
 
 KILLED = """
 import os, runpy, signal, sys
-from bert_ja import samples, tokenization
+from bert_ja import encoding, files, samples
 stage, calls = os.getpid(), 0
-samples.TEXT_BLOCK, samples.SAMPLE_BLOCK = 1000, 20
-load, write = tokenization.load_sentencepiece, samples.to_json
+encoding.TEXT_BLOCK, samples.SAMPLE_BLOCK = 1000, 20
+files.JOURNAL_SECONDS = float(sys.argv.pop(1))
+encode, write = encoding.SentencePieceEncoder.encode, samples.to_json
 
 def third_call_kills():
     global calls
     calls += 1
-    if calls == 3:
+    if calls == 3 + int(os.environ.get("LATER", 0)):
         os.kill(stage, signal.SIGKILL)
 
-class Encoder:
-    def __init__(self, *arguments):
-        self.encoder = load(*arguments)
-    def encode(self, lines):
-        third_call_kills()
-        return self.encoder.encode(lines)
-    def __getattr__(self, name):
-        return getattr(self.encoder, name)
+def kill_while_encoding(self, lines):
+    third_call_kills()
+    return encode(self, lines)
 
 def kill_while_writing(*arguments):
     third_call_kills()
     return write(*arguments)
 
 if sys.argv.pop(1) == "encoding":
-    tokenization.load_sentencepiece = Encoder
+    encoding.SentencePieceEncoder.encode = kill_while_encoding
 else:
     samples.to_json = kill_while_writing
 sys.argv[0] = "prepare_train_data.py"
@@ -212,24 +365,93 @@ runpy.run_path(os.path.join(os.environ["PYTHONPATH"], sys.argv[0]), run_name="__
 """
 
 
-def run_killed(when: str, *arguments, cwd: Path, **options) -> None:
-    """Run the stage until a worker, encoding or writing its third block, kills the whole stage with -9."""
-    command = [sys.executable, "-c", KILLED, when, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+def run_killed(when: str, *arguments, cwd: Path, journal_seconds: float = 10.0, later: int = 0, **options) -> None:
+    """Run the stage until a worker, encoding or writing its third block or a `later` one, kills it all with -9."""
+    command = [sys.executable, "-c", KILLED, str(journal_seconds), when, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LATER": str(later)}
     result = subprocess.run(command, cwd=cwd, env=environment, stderr=subprocess.PIPE, timeout=60, **options)
     assert result.returncode == -signal.SIGKILL, result.stderr
 
 
-@pytest.mark.parametrize("when", ["encoding", "writing"])
-def test_kill_9_and_a_second_run_give_the_same_bytes(here, when):
+@pytest.mark.parametrize("journal_seconds", [0.0, 10.0])
+@pytest.mark.parametrize(("when", "later"), [("encoding", 0), ("encoding", 30), ("writing", 0), ("writing", 4)])
+def test_kill_9_and_a_second_run_give_the_same_bytes(here, when, later, journal_seconds):
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=whole.jsonl", cwd=here)
-    run_killed(when, *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=2", cwd=here)
+    killed = {"journal_seconds": journal_seconds, "later": later}
+    run_killed(when, *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, **killed)
     assert not (here / "a.jsonl").exists()
-    assert (here / ".a.jsonl.partial").exists()
+    assert (here / ".a.jsonl.work").exists()
     result = stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
+    # The columns are saved when they are finished, whatever the time.
+    goes_on = when == "writing" or (journal_seconds == 0.0 and later > 0)
+    how = "going on" if goes_on else "starting over"
+    assert result.stderr.splitlines()[0] == f"a.jsonl: an earlier run did not finish, {how}"
+    assert (here / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
+    assert record_of(here / "a.jsonl") | {"outputs": None} == record_of(here / "whole.jsonl") | {"outputs": None}
+    assert [name for name in names(here) if name.startswith(".")] == []
+
+
+def test_a_run_with_other_options_starts_over(here):
+    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=2", cwd=here, journal_seconds=0)
+    stage(SCRIPT, *PUBLISHED, "False", "--output_file=whole.jsonl", cwd=here)
+    result = stage(SCRIPT, *PUBLISHED, "False", "--output_file=a.jsonl", cwd=here)
     assert result.stderr.splitlines()[0] == "a.jsonl: an earlier run did not finish, starting over"
     assert (here / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
-    assert [name for name in names(here) if name.startswith(".")] == []
+
+
+def test_a_text_that_changed_between_two_runs_starts_over(here):
+    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, journal_seconds=0)
+    with open(here / "data" / "train.txt", "a") as file:
+        file.write(text(2, seed=5))
+    stage(SCRIPT, *PUBLISHED, "True", "--output_file=whole.jsonl", cwd=here)
+    result = stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
+    assert "data/train.txt was changed since: starting over" in result.stderr.splitlines()
+    assert (here / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
+
+
+def test_a_run_ended_after_its_output_is_in_place_is_done_again(here):
+    """Killed between the file and its record: the next stage refuses it, a second run gives the same bytes."""
+    stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
+    whole = (here / "a.jsonl").read_bytes()
+    run_killed("writing", *PUBLISHED, "True", "--output_file=b.jsonl", "--num_workers=1", cwd=here, journal_seconds=0)
+    (here / ".b.jsonl.work" / "output").rename(here / "b.jsonl")
+    result = stage(SCRIPT, *PUBLISHED, "True", "--output_file=b.jsonl", cwd=here)
+    assert result.stderr.splitlines()[0] == "b.jsonl: an earlier run did not finish, going on"
+    assert (here / "b.jsonl").read_bytes() == whole
+    assert record_of(here / "b.jsonl")["outputs"][0]["size"] == len(whole)
+
+
+SMALL_BLOCKS = """
+import sys
+import prepare_train_data
+from bert_ja import cli, files, samples
+files.JOURNAL_SECONDS, samples.SAMPLE_BLOCK = 0.0, 200
+prepare_train_data.require_space = lambda *arguments: None
+sys.argv[0] = "prepare_train_data.py"
+cli.run(prepare_train_data.main)
+"""
+
+
+def test_a_full_disk_keeps_what_is_done_and_the_next_run_goes_on(here, disk):
+    """A disk that fills while samples are written; with room made, the same command ends the work."""
+    folder = disk(4_000_000)
+    (here / "data" / "train.txt").write_text(text(1500))
+    asked = ("--filename=data/train.txt", "--get_raw=True", f"--output_file={folder}/a.jsonl", "--num_workers=1")
+    command = [sys.executable, "-c", SMALL_BLOCKS, *asked]
+    options = {"cwd": here, "env": {**os.environ, "PYTHONPATH": str(ROOT)}, "capture_output": True, "text": True}
+    (folder / "blocker").write_bytes(b"x" * 2_000_000)
+    failed = subprocess.run(command, timeout=120, **options)
+    assert failed.returncode == 2, failed.stderr
+    assert "the disk is full: free some space and run the same command again" in failed.stderr
+    assert f"what is done of {folder}/a.jsonl is kept in .a.jsonl.work: run the same command again" in failed.stderr
+    assert names(folder) == [".a.jsonl.work", "blocker"]
+    (folder / "blocker").unlink()
+    done = subprocess.run(command, timeout=120, **options)
+    assert done.returncode == 0, done.stderr
+    assert "an earlier run did not finish, going on" in done.stderr
+    stage(SCRIPT, "--filename=data/train.txt", "--get_raw=True", "--output_file=whole.jsonl", cwd=here)
+    assert (folder / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
+    assert names(folder) == ["a.jsonl", "a.jsonl.meta.json"]
 
 
 def test_what_kill_9_leaves_behind_standard_output_is_refused_and_a_second_run_is_whole(here):
@@ -261,6 +483,14 @@ def test_wrong_options_are_refused_all_at_once(here):
         "--max_seq_len must be from 8 to 65,536, got 7; --buffer_size must be 1 or more, got 0; "
         "--num_workers must be 1 or more, got 0; --mlm_probability must lie between 0 and 1, got 1.0; "
         "--mask_replace_prob and --random_replace_prob must be 0 or more and 1 or less together, got 0.95 and 0.1"
+    )
+    odd = ("--objective=mlm", "--unit=paragraph", "--short_seq_prob=1.5", "--dupe_factor=0")
+    assert refused(here, "--filename=data/train.txt", *odd) == (
+        "--objective must be one of nsp, sop, none, got mlm; --unit must be one of sentence, segment, got paragraph; "
+        "--short_seq_prob must be from 0 to 1, got 1.5; --dupe_factor must be 1 or more, got 0"
+    )
+    assert refused(here, "--filename=data/train.txt", "--objective=none", "--dupe_factor=2") == (
+        "--dupe_factor with --objective none needs --get_raw True, as its copies differ in their masks only"
     )
     assert refused(here, "--filename=data/train.txt", "--max_seq_len=70000", "--random_replace_prob=nan") == (
         "--max_seq_len must be from 8 to 65,536, got 70000; "

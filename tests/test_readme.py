@@ -137,7 +137,9 @@ def test_the_sample_lines_of_the_formats_are_valid(texts):
     page = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     sentence = re.search(r"```text\n(.*?)\n```", page).group(1)
     assert sentence in (texts / "jawiki.txt").read_text(encoding="utf-8").split("\n")
-    index, plain, masked = re.findall(r"```json\n(.*?)\n```", page)
+    index, *samples = re.findall(r"```json\n(.*?)\n```", page)
     assert json.loads(index) in [json.loads(row) for row in (texts / "jawiki.index.jsonl").read_text().splitlines()]
-    for line, has_labels in ((plain, False), (masked, True)):
-        assert (_parse(line.encode(), "README", None)[3] is not None) == has_labels
+    fields = [set(_parse(line.encode(), "README")[0]) for line in samples]
+    both = {"input_ids", "token_type_ids"}
+    paired = both | {"next_sentence_label"}
+    assert fields == [paired, paired | {"labels"}, both, paired | {"word_starts"}]

@@ -1,10 +1,14 @@
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
+import transformers
 import yaml
 from conftest import CONFIG, refusal, stage
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from texts import write_wordpiece
 
 from bert_ja import files, tokenization, training
 from bert_ja.dataset import Batches, Columns
@@ -123,6 +127,46 @@ def test_help_explains_every_option_of_model_and_data(tmp_path):
     shown = stage("trainer.py", "--help", cwd=tmp_path).stdout
     for explained in ("Samples a batch", "Longest sample in tokens", "Optimizer steps over which", "Share of a sample"):
         assert explained in shown
+
+
+def test_several_files_of_whole_words_without_a_second_task_and_a_wordpiece_tokenizer(texts, tmp_path):
+    """From text to exported model by another way: WordPiece, segments of one part, two files with shares."""
+    (tmp_path / "data").mkdir()
+    for part in ("train", "valid"):
+        (tmp_path / "data" / f"{part}.txt").write_bytes((texts / f"{part}.txt").read_bytes())
+    letters = sorted(set((texts / "train.txt").read_text()) - {"\n"})
+    folder = write_wordpiece(
+        tmp_path / "tokenizer", ["[UNK]", "[SEP]", *letters, *(f"##{x}" for x in letters), "[MASK]", "[PAD]", "[CLS]"]
+    )
+    common = ("--tokenizer_model", folder, "--objective", "none", "--whole_word_mask", "True", "--max_seq_len", 128)
+    for name, text, raw in (("a", "train", False), ("b", "valid", False), ("valid", "valid", True)):
+        options = ("--filename", f"data/{text}.txt", "--output_file", f"data/{name}.jsonl", "--get_raw", raw)
+        stage("prepare_train_data.py", *options, *common, cwd=tmp_path)
+    files_of = ("--data.train_file", "{data/a.jsonl: 0.7, data/b.jsonl: 0.3}", "--data.valid_file", "data/valid.jsonl")
+    trained = stage(
+        *("trainer.py", "--config", CONFIG, *FEW_STEPS, *files_of, "--data.tokenizer_model", "tokenizer"), cwd=tmp_path
+    )
+    (validation,) = re.findall(r"^validation: .*", trained.stderr, re.MULTILINE)
+    assert "NSP" not in validation
+    last = Path("lightning_logs", "version_0", "checkpoints", "last.ckpt")
+    provenance = training.load_checkpoint(tmp_path / last)["provenance"]
+    records = [files.read_record(tmp_path / "data" / f"{name}.jsonl") for name in "ab"]
+    assert provenance["shares"] == [0.7, 0.3]
+    assert provenance["samples"]["train"] == [record["outputs"][0] for record in records]
+    assert provenance["counts"]["samples"] == sum(record["counts"]["samples"] for record in records)
+    tested = stage("test.py", "--ckpt_path", last, "--test_file", "data/valid.jsonl", cwd=tmp_path)
+    metrics = json.loads(tested.stdout)
+    assert (metrics["nsp_loss"], metrics["nsp_accuracy"]) == (None, None)
+    assert metrics["test_loss"] == metrics["mlm_loss"]
+    stage("export_model.py", "--ckpt_path", last, "--output_dir", "model", cwd=tmp_path)
+    for name in ("vocab.txt", "tokenizer_config.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (folder / name).read_bytes()
+    line = (texts / "valid.txt").read_text().split("\n")[0]
+    ours, exported = (transformers.AutoTokenizer.from_pretrained(path)(line) for path in (folder, tmp_path / "model"))
+    assert exported["input_ids"] == ours["input_ids"]
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    special = [config[f"{role}_token_id"] for role in ("pad", "cls", "sep", "mask")]
+    assert special == [2 * len(letters) + place for place in (3, 4)] + [1, 2 * len(letters) + 2]
 
 
 @pytest.mark.full

@@ -199,13 +199,12 @@ def test_a_missing_configuration_is_refused(tmp_path):
         ),
         (
             ["--data.mlm_probability", 15],
-            "data.mlm_probability must be above 0 and at most 1, data.mask_replace_prob and data.random_replace_prob "
-            "0 or more and at most 1 together, got 15.0, 0.8 and 0.1",
+            "data.mlm_probability must lie between 0 and 1, got 15.0",
         ),
         (
             ["--data.random_replace_prob", 0.5],
-            "data.mlm_probability must be above 0 and at most 1, data.mask_replace_prob and data.random_replace_prob "
-            "0 or more and at most 1 together, got 0.15, 0.8 and 0.5",
+            "data.mask_replace_prob and data.random_replace_prob must be 0 or more and 1 or less together, "
+            "got 0.8 and 0.5",
         ),
     ],
 )
@@ -286,6 +285,31 @@ def test_validation_samples_without_labels_are_refused(here):
         assert refused("--config", CONFIG, "--data.valid_file", "data/train.jsonl", *override) == (
             "data/train.jsonl has no labels, so its loss would change with every pass: make it with --get_raw True"
         )
+
+
+def test_several_files_need_shares_and_one_objective(here):
+    for shares in ("{data/train.jsonl: 0.7, data/valid.jsonl: 0}", "{data/train.jsonl: -1}", "{}"):
+        assert refused("--config", CONFIG, "--data.train_file", shares) == (
+            "data.train_file must be a file, or files with shares above 0 ({a.jsonl: 0.7, b.jsonl: 0.3})"
+        )
+    path = here / "data" / "valid.jsonl.meta.json"
+    record = json.loads(path.read_text())
+    record["options"]["objective"] = "sop"
+    path.write_text(json.dumps(record))
+    assert refused("--config", CONFIG, "--data.train_file", "{data/train.jsonl: 1, data/valid.jsonl: 2}") == (
+        "samples of one run must have one --objective: data/train.jsonl with nsp, data/valid.jsonl with sop"
+    )
+    assert refused("--config", CONFIG) == (
+        "samples of one run must have one --objective: data/train.jsonl with nsp, data/valid.jsonl with sop"
+    )
+    without = [json.loads(line) for line in (here / "data" / "valid.jsonl").read_text().splitlines()]
+    lines = [json.dumps({"input_ids": s["input_ids"], "token_type_ids": s["token_type_ids"]}) for s in without]
+    (here / "data" / "none.jsonl").write_text("\n".join(lines) + "\n")
+    mixed = ("--data.train_file", "{data/train.jsonl: 1, data/none.jsonl: 2}", "--data.ignore_records", "true")
+    assert refused("--config", CONFIG, *mixed) == (
+        "data.train_file: data/train.jsonl and data/none.jsonl were made with and without --objective none: make all "
+        "of them with one objective"
+    )
 
 
 def test_a_missing_file_of_samples_is_refused(here):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
 
@@ -353,3 +354,38 @@ def test_waiting_costs_nothing_and_the_limit_ends_with_its_body():
     until = time.process_time() + 0.1
     while time.process_time() < until:
         pass
+
+
+# Arrays, which go through shared memory
+
+
+def arrays_of(sizes: list[int]) -> list[np.ndarray]:
+    return [np.arange(size) % 251 for size in sizes]
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 3, 7])
+def test_arrays_of_any_size_come_through_whole_and_can_be_written_to(num_workers, monkeypatch):
+    """Small ones, one that fills a slot, one that no slot holds, many that fill it together, none at all."""
+    monkeypatch.setattr(workers, "SLOT", 1 << 16)
+    many = [[], [3], [0, 600], [1 << 13], [1 << 14], [5000, 3000, 1000, 2], [600] * 13, [1]] * 5
+    expected = [arrays_of(sizes) for sizes in many]
+    found = list(workers.ordered_map(arrays_of, many, num_workers))
+    for ours, theirs in zip(expected, found, strict=True):
+        assert [array.tolist() for array in theirs] == [array.tolist() for array in ours]
+        for array in theirs:
+            array += 1  # which no other answer sees
+    assert [[array.tolist() for array in one] for one in found] == [
+        [(array + 1).tolist() for array in one] for one in expected
+    ]
+
+
+def test_an_error_after_arrays_is_the_error(monkeypatch):
+    def odd(number: int) -> np.ndarray:
+        if number == 5:
+            raise ValueError("five")
+        return np.full(10_000, number)
+
+    found = workers.ordered_map(odd, range(9), 2)
+    assert [next(found)[0] for _ in range(5)] == [0, 1, 2, 3, 4]
+    with pytest.raises(ValueError, match="five"):
+        next(found)

@@ -1,5 +1,6 @@
 """Texts and tokenizers of our own, so small that a test makes them in a moment."""
 
+import json
 import random
 from pathlib import Path
 
@@ -40,4 +41,19 @@ def write_tokenizer(folder: Path, lines: list[str] | None = None, vocab_size: in
     """A tokenizer folder (output/model) trained on `lines`, or on sentences as `text` has them."""
     model = tokenization.train_sentencepiece(lines or text(150, seed=99).split(), vocab_size)
     tokenization.write_tokenizer_folder(model, folder)
+    return folder
+
+
+def write_wordpiece(folder: Path, pieces: list[str], **options) -> Path:
+    """A tokenizer folder of the Tohoku kind, MeCab and WordPiece; `pieces` in the order of their ids."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
+    config = {
+        "tokenizer_class": "BertJapaneseTokenizer",
+        "model_max_length": 512,
+        "word_tokenizer_type": "mecab",
+        "subword_tokenizer_type": "wordpiece",
+        "mecab_kwargs": {"mecab_dic": "unidic_lite"},
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config | options))
     return folder
