@@ -15,6 +15,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ from bert_ja.cli import StageError, say
 
 BLOCK = 1 << 20  # bytes read or hashed at once
 MEGABYTE = 1_000_000
-JOURNAL, JOURNAL_SECONDS = "journal.json", 10.0  # how often a long work saves how far it is
+JOURNAL, JOURNAL_SECONDS = "journal.json", 5.0  # how often a long work saves how far it is
 TOKENIZER_RECORD = "tokenizer.meta.json"  # of convert_tokenizer.py, beside the meta.json of a model folder
 ORIGIN = ("name", "license", "source", "dump")  # of a corpus
 _started = time.time()
@@ -128,7 +129,7 @@ class Output:
         self.size = 0
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self.file.write(data)
         self._hash.update(data)
         self.size += len(data)
@@ -285,7 +286,7 @@ def stdout_file() -> Path | None:
 class _ShellsOutput(Output):
     """The file behind `> FILE`, which another run's `> FILE` may empty under our hands."""
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self.require_ours()
         return super().write(data)
 
@@ -397,7 +398,7 @@ class Journal:
 
     def __init__(self, folder: Path, key: dict | None):
         self.folder, self._key, self.state = folder, key, {}
-        self._saved = time.monotonic()
+        self._saved, self._saving, self._failure = time.monotonic(), None, None
         if key is None:
             return
         if (folder / JOURNAL).is_file():
@@ -408,18 +409,43 @@ class Journal:
             _empty(folder)
 
     def is_due(self) -> bool:
-        """Whether it is time to save: every JOURNAL_SECONDS, never without a key."""
-        return self._key is not None and time.monotonic() - self._saved >= JOURNAL_SECONDS
+        """Whether it is time to save: every JOURNAL_SECONDS, not while a save is under way, never without a key."""
+        under_way = self._saving is not None and self._saving.is_alive()
+        return self._key is not None and not under_way and time.monotonic() - self._saved >= JOURNAL_SECONDS
 
     def save(self, state: dict, growing: Iterable) -> None:
-        """Put the open files `growing` on the disk, then `state`: both survive a power cut. Nothing without a key."""
+        """Put the open files `growing` on the disk, then `state`: both survive a power cut. Nothing without a key.
+
+        A thread does it, lest the work stand still meanwhile; see `wait`. What is written to the files after this call
+        does not count as done.
+        """
         if self._key is None:
             return
+        self.wait()
+        descriptors = []
         for file in growing:
             file.flush()
-            os.fsync(file.fileno())
-        write_bytes(self.folder / JOURNAL, json.dumps({"key": self._key, "state": state}).encode())
+            descriptors.append(file.fileno())
+        content = json.dumps({"key": self._key, "state": state}).encode()
         self.state, self._saved = state, time.monotonic()
+        self._saving = threading.Thread(target=self._put, args=(descriptors, content))
+        self._saving.start()
+
+    def _put(self, descriptors: list[int], content: bytes) -> None:
+        try:
+            for descriptor in descriptors:
+                os.fsync(descriptor)
+            write_bytes(self.folder / JOURNAL, content)
+        except Exception as error:  # it is for the main thread to fail
+            self._failure = error
+
+    def wait(self) -> None:
+        """Return when the last save is on the disk. Raises what it failed with."""
+        if self._saving is not None:
+            self._saving.join()
+        failure, self._saving, self._failure = self._failure, None, None
+        if failure is not None:
+            raise failure
 
     def clear(self) -> None:
         """Start over; the files that grow are the caller's to empty."""
@@ -444,7 +470,9 @@ def journal(output: Path | str, key: dict) -> Iterator[Journal]:
         yield result
         done = True
     finally:
-        if done or not result.state:
+        with contextlib.suppress(OSError):  # the work has failed for another reason
+            result.wait()
+        if done or not (folder / JOURNAL).is_file():
             shutil.rmtree(folder, ignore_errors=True)
         else:
             say(f"what is done of {output} is kept in {folder.name}: run the same command again to go on")

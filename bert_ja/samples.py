@@ -26,7 +26,7 @@ from bert_ja.workers import ordered_map
 OBJECTIVES, UNITS = ("nsp", "sop", "none"), ("sentence", "segment")
 SAMPLE_BLOCK = 2048  # sentences whose samples are made at once, fewer where max_seq_len is over 8,192
 BLOCK_TOKENS = 1 << 24  # SAMPLE_BLOCK x 8,192
-CHUNK_TOKENS = 1 << 18  # tokens that are in memory as arrays and lists at once
+CHUNK_TOKENS = 1 << 15  # tokens that are made into samples at once: their arrays stay in a core's own cache
 STRETCH = 64  # times max_seq_len: tokens of a document that are cut into segments by themselves
 NOT_MASKED = -100  # the label of a position that is not predicted (PyTorch's ignore_index)
 LENGTH_BINS = 32  # of the histogram in the record, at most
@@ -325,7 +325,7 @@ COUNTS = ("samples", "tokens", "unknown_tokens", "exchanged", "cut_samples", "ma
 class SampleBlock:
     """Finished lines and what is to be counted of them."""
 
-    lines: bytes
+    lines: np.ndarray  # their bytes; an array goes through shared memory where bytes go through a pipe
     counts: dict[str, int]
     lengths: np.ndarray  # int64: how many samples have 0, 1, 2 ... tokens
 
@@ -383,7 +383,7 @@ def make_block(folder: Path, rule: SampleRule, vocabulary: Vocabulary, task: tup
         counts["exchanged"] += int(made.labels.sum())
         counts["cut_samples"] += made.cut
         counts["masked_tokens"] += 0 if masked is None else len(masked.positions)
-    return SampleBlock(b"".join(lines), counts, lengths)
+    return SampleBlock(np.frombuffer(b"".join(lines), dtype=np.uint8), counts, lengths)
 
 
 def block_tasks(sentences: int, copies: int, rule: SampleRule) -> list[tuple[int, int, int]]:
@@ -420,13 +420,14 @@ def write_samples(
     blocks = ordered_map(functools.partial(make_block, journal.folder, rule, vocabulary), tasks[done:], num_workers)
     with contextlib.closing(blocks):
         for number, block in enumerate(blocks, start=done):
-            out.write(block.lines)
+            out.write(memoryview(block.lines))
             total.update(block.counts)
             lengths += block.lengths
             on_block(tasks[number][2] - tasks[number][1], total["samples"], total["samples"] - before)
             if journal.is_due():
                 where = {"end": ends[number], "bytes": out.size, "counts": total, "lengths": lengths.tolist()}
                 journal.save(journal.state | {"written": where}, [out.file])
+    journal.wait()
     return total, lengths
 
 

@@ -139,9 +139,21 @@ def columns_after(content: bytes, tokenizer: Path, folder: Path, key: dict) -> t
     return lists | {"counts": counts}, seen[0]
 
 
-@pytest.mark.parametrize("blocks", [0, 1, 2, 5, 11, 1000])
-def test_a_second_run_goes_on_and_gives_the_same_columns(words, folder, monkeypatch, blocks):
+@pytest.fixture
+def saves_at_once(monkeypatch):
+    """A journal that saves after every block, and is on the disk before the next."""
+    save = files.Journal.save
+
+    def save_and_wait(self, *arguments):
+        save(self, *arguments)
+        self.wait()
+
     monkeypatch.setattr(files, "JOURNAL_SECONDS", 0.0)
+    monkeypatch.setattr(files.Journal, "save", save_and_wait)
+
+
+@pytest.mark.parametrize("blocks", [0, 1, 2, 5, 11, 1000])
+def test_a_second_run_goes_on_and_gives_the_same_columns(words, folder, monkeypatch, saves_at_once, blocks):
     monkeypatch.setattr(encoding, "TEXT_BLOCK", 500)
     content = text(40, seed=3).encode() + "途中で終わる".encode()
     (folder / "whole" / "work").mkdir(parents=True)
@@ -153,8 +165,9 @@ def test_a_second_run_goes_on_and_gives_the_same_columns(words, folder, monkeypa
 
 
 @pytest.mark.parametrize("change", ["key", "beginning", "end", "shorter", "journal"])
-def test_what_an_earlier_run_left_is_taken_only_for_the_same_work(words, folder, monkeypatch, change, capsys):
-    monkeypatch.setattr(files, "JOURNAL_SECONDS", 0.0)
+def test_what_an_earlier_run_left_is_taken_only_for_the_same_work(
+    words, folder, monkeypatch, saves_at_once, change, capsys
+):
     monkeypatch.setattr(encoding, "TEXT_BLOCK", 500)
     content, key = text(40, seed=3).encode(), {"a": 1}
     until_ended(content, words, folder, 4, key)

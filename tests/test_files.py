@@ -1,5 +1,6 @@
 """Files between stages: whole or absent, one writer at a time, and the records that later stages trust."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -658,3 +659,57 @@ def test_a_lock_ends_with_its_process(tmp_path):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         kill(process)
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+# A journal
+
+
+def test_a_journal_that_cannot_be_saved_fails_in_the_work_itself(tmp_path, monkeypatch):
+    (tmp_path / "work").mkdir()
+    journal = files.Journal(tmp_path / "work", {"a": 1})
+    with open(tmp_path / "work" / "growing", "wb") as growing:
+        growing.write(b"1")
+        journal.save({"done": 1}, [growing])
+        journal.wait()
+        assert files.Journal(tmp_path / "work", {"a": 1}).state == {"done": 1}
+        monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left")))
+        journal.save({"done": 2}, [growing])
+        with pytest.raises(OSError, match="No space left"):
+            journal.wait()
+        journal.wait()  # once is enough
+    assert files.Journal(tmp_path / "work", {"a": 1}).state == {"done": 1}
+    assert files.Journal(tmp_path / "work", {"a": 2}).state == {}
+    assert list((tmp_path / "work").iterdir()) == []
+
+
+def test_a_journal_without_a_key_saves_nothing(tmp_path):
+    journal = files.Journal(tmp_path, None)
+    journal.save({"done": 1}, [])
+    assert (journal.is_due(), journal.state, list(tmp_path.iterdir())) == (False, {}, [])
+
+
+def test_work_that_is_ended_after_a_save_is_kept_and_work_that_is_done_is_not(tmp_path, capsys):
+    output = tmp_path / "a.jsonl"
+    for ends, kept in ((KeyboardInterrupt, True), (StageError, True), (None, False)):
+        with contextlib.suppress(KeyboardInterrupt, StageError), files.journal(output, {"a": 1}) as journal:
+            journal.save({"done": 1}, [])
+            if ends:
+                raise ends("ended")
+        assert (tmp_path / ".a.jsonl.work").exists() == kept
+    said = capsys.readouterr().err.splitlines()
+    assert said == [
+        f"what is done of {output} is kept in .a.jsonl.work: run the same command again to go on",
+        f"{output}: an earlier run did not finish, going on",
+        f"what is done of {output} is kept in .a.jsonl.work: run the same command again to go on",
+        f"{output}: an earlier run did not finish, going on",
+    ]
+    with contextlib.suppress(KeyboardInterrupt), files.journal(output, {"a": 1}):
+        raise KeyboardInterrupt
+    assert not (tmp_path / ".a.jsonl.work").exists()
+
+
+def test_a_journal_is_of_one_run_at_a_time(tmp_path):
+    path = tmp_path / "a.jsonl"
+    with files.journal(path, {"a": 1}), pytest.raises(files.InUse) as error, files.journal(path, {"a": 1}):
+        pass
+    assert str(error.value) == f"another run is writing {tmp_path}/a.jsonl now: wait for it, or end it first"
