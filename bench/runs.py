@@ -9,6 +9,8 @@ import statistics
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from bert_ja import cli
@@ -73,19 +75,27 @@ def measure(command: list[str], output: Path) -> dict:
     return {name: round(value, 3) for name, value in zip(MEASURES, values, strict=True)}
 
 
-def interleaved(commands: dict[str, list[str]], outputs: dict[str, Path], rounds: int) -> dict[str, list[dict]]:
-    """Run the commands in turn, A B C A B C ...; an unmeasured round before them warms the page cache."""
-    runs: dict[str, list[dict]] = {name: [] for name in commands}
-    for number in range(rounds + 1):
-        for name, command in commands.items():
-            run = measure(command, outputs[name])
+def in_turn(measures: dict[str, Callable[[], dict]], rounds: int, warm_up: bool = True) -> dict[str, list[dict]]:
+    """What each measure says in each round, A B C A B C ...; an unmeasured round before them warms the page cache.
+
+    A measure is called without arguments, and says its "seconds" and whatever else it found.
+    """
+    runs: dict[str, list[dict]] = {name: [] for name in measures}
+    for number in range(0 if warm_up else 1, rounds + 1):
+        for name, measured in measures.items():
+            run = measured()
             cli.say(f"{f'round {number}' if number else 'warm-up'}: {name}, {run['seconds']:.1f} s")
             runs[name] += [run] if number else []
     return runs
 
 
+def interleaved(commands: dict[str, list[str]], outputs: dict[str, Path], rounds: int) -> dict[str, list[dict]]:
+    """Run the commands in turn, see `in_turn` and `measure`."""
+    return in_turn({name: partial(measure, command, outputs[name]) for name, command in commands.items()}, rounds)
+
+
 def medians(runs: list[dict]) -> dict:
-    return {name: round(statistics.median(run[name] for run in runs), 3) for name in MEASURES}
+    return {name: round(statistics.median(run[name] for run in runs), 3) for name in runs[0]}
 
 
 def ratio(runs: list[dict], others: list[dict], measure: str) -> dict:
