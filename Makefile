@@ -1,10 +1,12 @@
 # make quickstart | test | test-full | lint | bench: each sets up .venv by itself; make .venv does only that.
 #   PYTHON    the interpreter to start from; one that already has a fitting torch (a CUDA image) keeps it
 #   PIP_ARGS  arguments for pip, e.g. --no-index --find-links wheels on a machine without internet
-#   ARGS      arguments for the benchmark, e.g. the files of a dump and --output_file bench/results/extract.json
+#   BENCH     the benchmark: extract, or samples, which needs texts in ARGS
+#   ARGS      its arguments, e.g. the files of a dump and --output_file bench/results/extract.json
 
 PYTHON ?= python3
 PIP_ARGS ?=
+BENCH ?= extract
 ARGS :=
 BIN := .venv/bin
 SCRIPTS := $(wildcard *.sh) .ci/run
@@ -26,7 +28,7 @@ lint: .venv
 	$(BIN)/shellcheck $(SCRIPTS)
 
 bench: .venv
-	$(BIN)/python bench/bench_extract.py $(ARGS)
+	$(BIN)/python bench/bench_$(BENCH).py $(ARGS)
 
 # The stamp is written last, so that an interrupted installation starts over.
 .PHONY: .venv

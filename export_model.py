@@ -10,9 +10,14 @@ import json
 import shutil
 from pathlib import Path
 
-from bert_ja import cli, files, tokenization
+from bert_ja import cli, encoding, files, tokenization
 
 STAGE = "export_model.py"
+LINES = (
+    "日本語の文です。",
+    "東京都に住んでいます。",
+    "Tokyo 2020は延期された。",
+)  # that a copied tokenizer is tried with
 LARGEST_DIFFERENCE = 1e-5  # between logits of the checkpoint and of the exported folder
 
 
@@ -23,6 +28,14 @@ def write_tokenizer(source: Path, folder: Path, positions: int) -> None:
         return
     for file in tokenization.tokenizer_files(source):
         shutil.copyfile(file, folder / file.name)
+    trained, exported = encoding.open_encoder(source), tokenization.load_tokenizer(folder)
+    wanted, found = trained.encode(list(LINES)), exported(list(LINES), add_special_tokens=False)["input_ids"]
+    for line, ids, others in zip(LINES, wanted, found, strict=True):
+        if ids != others:
+            raise cli.StageError(
+                f"AutoTokenizer does not tokenize as {source} did in training ({line}: {others} and {ids}): nothing "
+                "was written, as the exported model would get ids that it was not trained with"
+            )
 
 
 def write_model(model, vocabulary, folder: Path) -> None:

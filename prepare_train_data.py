@@ -8,13 +8,12 @@ that was ended at any moment goes on when it is run again:
 """
 
 import contextlib
-import itertools
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,43 +23,25 @@ from tqdm import tqdm
 from bert_ja import cli, encoding, files, samples, tokenization, workers
 from bert_ja.masking import MaskingRule
 
-SHORTEST_SAMPLE, LONGEST_SAMPLE = 8, 65_536  # tokens: [CLS] A [SEP] B [SEP] with something in A and B
 # Bytes for each byte of text, 4,000 pieces: columns 1.3, JSON 2.7, labels 1.7, word_starts 1.4 were measured.
 COLUMN_BYTES, JSON_BYTES, LABEL_BYTES, WORD_BYTES = 1.5, 4.5, 2.0, 2.0
-LOOK_BYTES, LOOK_SAMPLES, LOOK_TOKENS = 1 << 16, 3, 100  # of the text's beginning, shown before the work
 MOST_UNKNOWN, MOST_CUT = 0.005, 0.05  # shares of tokens and samples above which something is wrong
-MEANING = {"nsp": ("B follows A", "B is random"), "sop": ("in order", "exchanged"), "none": ("one segment",)}
-EXCHANGED = {"nsp": "random_pairs", "sop": "swapped_pairs", "none": None}  # the name of samples of label 1
 
 
 def check(filename: str, output_file: str | None, rule: samples.SampleRule, dupe_factor: int, num_workers: int) -> Path:
     """Refuse what cannot work; the path of the text."""
-    longest = rule.max_seq_len
-    cli.require(
-        {
-            f"--objective must be one of {', '.join(samples.OBJECTIVES)}, got {rule.objective}": (
-                rule.objective in samples.OBJECTIVES
-            ),
-            f"--unit must be one of {', '.join(samples.UNITS)}, got {rule.unit}": rule.unit in samples.UNITS,
-            f"--max_seq_len must be from {SHORTEST_SAMPLE} to {LONGEST_SAMPLE:,}, got {longest}": (
-                SHORTEST_SAMPLE <= longest <= LONGEST_SAMPLE
-            ),
-            f"--buffer_size must be 1 or more, got {rule.buffer_size}": rule.buffer_size >= 1,
-            f"--short_seq_prob must be from 0 to 1, got {rule.short_seq_prob}": 0 <= rule.short_seq_prob <= 1,
-            f"--dupe_factor must be 1 or more, got {dupe_factor}": dupe_factor >= 1,
-            "--dupe_factor with --objective none needs --get_raw True, as its copies differ in their masks only": (
-                dupe_factor <= 1 or rule.objective != "none" or rule.masked
-            ),
-            f"--num_workers must be 1 or more, got {num_workers}": num_workers >= 1,
-            **rule.masking.problems("--"),
-        }
-    )
+    problems, workers_fit = rule.problems(dupe_factor), f"--num_workers must be 1 or more, got {num_workers}"
+    cli.require(problems | {workers_fit: num_workers >= 1})
     text = Path(filename)
     if text.exists() and not text.is_file() and not text.is_dir():
         raise cli.StageError(f"{text} is not a regular file: save the text to a file first")
     text = files.require_text(text, "make it with get_jawiki.sh, or name your own text with --filename")
     if output_file and os.path.exists(output_file) and os.path.samefile(text, output_file):
         raise cli.StageError(f"--output_file {output_file} is the text itself: name another file")
+    destination = output_file or files.stdout_file()
+    record = files.record_path(destination) if destination else None
+    if record and record.exists() and os.path.samefile(text, record):
+        raise cli.StageError(f"the record of {destination} would replace the text {text}: name another file")
     return text
 
 
@@ -107,29 +88,6 @@ def open_work(output_file: str | None, key: dict) -> Iterator[Work]:
 # The work
 
 
-def chosen_samples(labels: np.ndarray) -> list[int]:
-    """Three samples to show, of both labels where there are both."""
-    wanted = [*np.flatnonzero(labels == 0)[:2], *np.flatnonzero(labels == 1)[:1], *range(len(labels))]
-    return sorted(list(dict.fromkeys(map(int, wanted)))[:LOOK_SAMPLES])
-
-
-def show_samples(text: Path, encoder: encoding.Encoder, rule: samples.SampleRule, words: bool) -> None:
-    """Three samples of the text's beginning with their masks, so that a mistake is seen before the long part."""
-    vocabulary = encoder.vocabulary
-    # What is wrong with the text is said when it is read whole, under its own name.
-    with contextlib.suppress(cli.StageError), open(text, "rb") as file, tempfile.TemporaryDirectory() as folder:
-        head, journal = Path(folder) / text.name, files.Journal(Path(folder), None)
-        begin = file.read(LOOK_BYTES)
-        head.write_bytes(begin if len(begin) < LOOK_BYTES else begin[: begin.rfind(b"\n") + 1])
-        counts, _ = encoding.encode_text(head, encoder, journal, rule.max_seq_len, words, 1, lambda done: None)
-        sentences = encoding.Sentences.open(Path(folder))
-        for made in itertools.islice(samples.make_samples(sentences, 0, 0, counts["sentences"], rule, vocabulary), 1):
-            masked = samples.mask_samples(made, 0, rule, vocabulary)
-            for number in chosen_samples(made.labels):
-                said = samples.describe_sample(made, masked, number, encoder, LOOK_TOKENS)
-                cli.say(f"sample ({MEANING[rule.objective][made.labels[number]]}, {{token→masked}}): {said}")
-
-
 def why_no_samples(text: Path, counts: dict, objective: str) -> cli.StageError | None:
     """Why a text gives no sample, None where it does; warns of one document."""
     if counts["sentences"] <= (0 if objective == "none" else counts["documents"]):
@@ -144,78 +102,73 @@ def why_no_samples(text: Path, counts: dict, objective: str) -> cli.StageError |
     return None
 
 
+def progress_bar(total: int, unit: str, what: str) -> tuple[tqdm, Callable[[int], None]]:
+    """A bar, and what moves it on; first by what an earlier run did, which says nothing of the time that is left."""
+    bar = tqdm(total=total, unit=unit, unit_scale=True, desc=what, delay=1)
+    moved = False
+
+    def move(more: int) -> None:
+        nonlocal moved
+        if not moved:
+            bar.initial = more
+        moved = True
+        bar.update(more)
+
+    return bar, move
+
+
 def encode(
     text: Path, journal: files.Journal, encoder: encoding.Encoder, longest: int, words: bool, num_workers: int
 ) -> tuple[dict, dict]:
     """The text's columns, with progress: (counts, the text's description for the record)."""
-    with tqdm(total=text.stat().st_size, unit="B", unit_scale=True, desc="encoding", delay=1) as progress:
-        return encoding.encode_text(text, encoder, journal, longest, words, num_workers, progress.update)
+    bar, move = progress_bar(text.stat().st_size, "B", "encoding")
+    with bar:
+        return encoding.encode_text(text, encoder, journal, longest, words, num_workers, move)
 
 
 def write(
     work: Work, sentences: int, rule: samples.SampleRule, copies: int, vocabulary, num_workers: int
-) -> tuple[Counter, np.ndarray]:
-    """All samples, with progress: (their counts, how many have 0, 1, 2 ... tokens)."""
-    started = time.monotonic()
-    with tqdm(total=sentences * copies, unit=" sentences", unit_scale=True, desc="writing", delay=1) as progress:
+) -> tuple[Counter, np.ndarray, int]:
+    """All samples, with progress: (their counts, how many have 0, 1, 2 ... tokens, how many this run made)."""
+    started, made = time.monotonic(), 0
+    bar, move = progress_bar(sentences * copies, " sentences", "writing")
 
-        def on_block(more: int, total: int, of_this_run: int) -> None:
-            rate = of_this_run / (time.monotonic() - started)
-            progress.set_postfix_str(f"{total:,} samples, {rate:,.0f} samples/s", refresh=False)
-            progress.update(more)
+    def on_block(more: int, total: int, of_this_run: int) -> None:
+        nonlocal made
+        made = of_this_run
+        rate = of_this_run / (time.monotonic() - started)
+        bar.set_postfix_str(f"{total:,} samples, {rate:,.0f} samples/s", refresh=False)
+        move(more)
 
+    with bar:
         tasks = samples.block_tasks(sentences, copies, rule)
-        return samples.write_samples(work.out, work.journal, tasks, rule, vocabulary, num_workers, on_block)
+        counts, lengths = samples.write_samples(work.out, work.journal, tasks, rule, vocabulary, num_workers, on_block)
+    return counts, lengths, made
 
 
 # What is said of it
 
 
-def options_of(rule: samples.SampleRule, copies: int, words: bool) -> dict:
-    """What the samples of a text depend on, but for seed and tokenizer."""
-    options = {
-        **{"objective": rule.objective, "unit": rule.unit, "max_seq_len": rule.max_seq_len},
-        **{"buffer_size": rule.buffer_size, "short_seq_prob": rule.short_seq_prob, "dupe_factor": copies},
-        **{"get_raw": rule.masked, "whole_word_mask": words},
-    }
-    return options | (vars(rule.masking) if rule.masked else {})
-
-
-def findings(rule: samples.SampleRule, counts: dict, written: Counter, lengths: np.ndarray) -> dict:
-    """What a record says of the samples that were made."""
-    exchanged = EXCHANGED[rule.objective]
-    named = {name: written[name] for name in samples.COUNTS if name != "exchanged"}
-    shares = {"unknown_tokens": written["unknown_tokens"] / written["tokens"]}
-    shares["cut_samples"] = written["cut_samples"] / written["samples"]
-    if exchanged:
-        named[exchanged] = written["exchanged"]
-        shares[exchanged] = written["exchanged"] / written["samples"]
-    return {
-        "counts": counts | dict(sorted(named.items())),
-        "shares": {name: round(share, 6) for name, share in shares.items()},
-        "token_lengths": samples.histogram(lengths),
-        "longest_sample": int(np.flatnonzero(lengths).max()),
-    }
-
-
-def report(text: Path, path: Path | None, found: dict, rule: samples.SampleRule, seconds: float) -> None:
-    """One warning for each share that is unhealthy, and the facts in one line."""
+def report(text: Path, path: Path | None, found: dict, rule: samples.SampleRule, made: int, seconds: float) -> None:
+    """One warning for each share that is unhealthy, and the facts in one line; this run made `made` of the samples."""
     shares, counts = found["shares"], found["counts"]
     if shares["unknown_tokens"] > MOST_UNKNOWN:
         cli.say(
-            f"warning: {shares['unknown_tokens']:.1%} of the tokens are unknown (at most {MOST_UNKNOWN:.1%} is "
+            f"warning: {shares['unknown_tokens']:.2%} of the tokens are unknown (at most {MOST_UNKNOWN:.1%} is "
             f"healthy): the tokenizer does not fit {text}, train one on it"
         )
     if shares["cut_samples"] > MOST_CUT:
         cli.say(
-            f"warning: {shares['cut_samples']:.1%} of the samples were cut to {rule.max_seq_len} tokens (at most "
+            f"warning: {shares['cut_samples']:.2%} of the samples were cut to {rule.max_seq_len} tokens (at most "
             f"{MOST_CUT:.0%} is healthy): raise --max_seq_len, or split long lines into sentences"
         )
-    about = "".join(f"{shares[name]:.1%} {name.replace('_', ' ')}, " for name in EXCHANGED.values() if name in shares)
+    about = "".join(
+        f"{shares[name]:.1%} {name.replace('_', ' ')}, " for name in samples.EXCHANGED.values() if name in shares
+    )
     cli.say(
         f"wrote {counts['samples']:,} samples, {counts['tokens'] / counts['samples']:.1f} tokens on average "
         f"({counts['documents']:,} documents, {about}{counts['cut_samples']:,} cut to {rule.max_seq_len}), to "
-        f"{path or 'standard output'} in {seconds:.0f} s, {counts['samples'] / seconds:,.0f} samples/s"
+        f"{path or 'standard output'} in {seconds:.0f} s, {made / seconds:,.0f} samples/s"
     )
 
 
@@ -252,8 +205,9 @@ def main(
         objective: The second task. With nsp, B is a random one in half of the samples; with sop, A and B are exchanged
             in half of them; with none, a sample is one segment of whole sentences of a document.
         unit: What A and B are. With sentence, a line each; with segment, as many consecutive lines as fit together into
-            max_seq_len.
-        whole_word_mask: True finds where words begin, so that whole words are masked, here and in the trainer.
+            max_seq_len. Objective none knows no unit.
+        whole_word_mask: True finds where words begin, so that whole words are masked, here and in the trainer. Needs
+            the packages fugashi and unidic-lite.
         short_seq_prob: Share of the segment samples that aim at a random, shorter length.
         dupe_factor: Copies of the corpus, each with other pairs and masks.
         output_file: File to write instead of standard output; a run that was ended goes on when it is run again.
@@ -270,33 +224,35 @@ def main(
     rule = samples.SampleRule(max_seq_len, buffer_size, seed, get_raw, masking, objective, unit, short_seq_prob)
     text = check(filename, output_file, rule, dupe_factor, num_workers)
     corpus = files.corpus_of(text, tokenization.record_folder(tokenizer_model), private=private_corpus)
-    encoder = encoding.open_encoder(tokenizer_model, whole_word_mask)
+    encoder = encoding.open_encoder(tokenizer_model, whole_word_mask, corpus["private"])
     require_space(text, output_file, rule, dupe_factor, whole_word_mask)
     if encoder.said:
         cli.say(encoder.said)
 
     agreed = {
         "stage": "prepare_train_data.py",
-        "options": options_of(rule, dupe_factor, whole_word_mask),
+        "options": rule.options(dupe_factor, whole_word_mask),
         "seed": seed,
         "versions": files.versions(*encoder.packages, "numpy"),
         "tokenizer": encoder.vocabulary.facts(),
     }
     with open_work(output_file, agreed) as work:
         if not corpus["private"]:
-            show_samples(text, encoder, rule, whole_word_mask)
+            with files.subfolder(work.journal.folder, "look") as folder:
+                for sample in samples.first_samples(text, encoder, folder, rule, whole_word_mask):
+                    cli.say(sample)
         counts, read = encode(text, work.journal, encoder, max_seq_len, whole_word_mask, num_workers)
         if refused := why_no_samples(text, counts, objective):
             work.journal.clear()
             raise refused
-        written, lengths = write(work, counts["sentences"], rule, dupe_factor, encoder.vocabulary, num_workers)
-    out, found, seconds = work.out, findings(rule, counts, written, lengths), time.monotonic() - started
+        written, lengths, made = write(work, counts["sentences"], rule, dupe_factor, encoder.vocabulary, num_workers)
+    out, found, seconds = work.out, samples.findings(rule, counts, written, lengths), time.monotonic() - started
     if out.path is not None:
         about = {"inputs": [read], "outputs": [out.describe()], "corpus": corpus}
         run = files.run_facts(filename=filename, tokenizer_model=tokenizer_model) | {"num_workers": num_workers}
-        run["samples_per_second"] = round(found["counts"]["samples"] / seconds)
+        run["samples_per_second"] = round(made / seconds)
         files.write_record(out.path, agreed | about | found | {"run": run})
-    report(text, out.path, found, rule, seconds)
+    report(text, out.path, found, rule, made, seconds)
 
 
 if __name__ == "__main__":

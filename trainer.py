@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     training.require_validation(trainer, data, sum(map(len, columns)))
     files.require_space(trainer.log_dir, training.checkpoint_bytes(trainer, model), "the set of checkpoints")
     entropy = unigram_entropy(columns, data.vocabulary)
-    data.columns("valid", positions)
+    training.require_monitor(trainer, data.columns("valid", positions))
     model.provenance = training.data_facts(data) | {
         "unigram_entropy": entropy,
         "settings": training.settings(command.config, trainer),

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from bert_ja import draws, files, masking
 from bert_ja.cli import StageError, say
+from bert_ja.encoding import memory_map
 from bert_ja.masking import MaskingRule
 from bert_ja.samples import NOT_MASKED, gather
 from bert_ja.tokenization import Vocabulary
@@ -242,10 +243,7 @@ class Columns:
                 if not _built(folder, key):
                     say(f"another process is reading {jsonl}: waiting for it")
                     files.wait_for(folder)
-        maps = {
-            name: np.memmap(folder / name, dtype, mode="r") if (folder / name).stat().st_size else np.zeros(0, dtype)
-            for name, dtype in COLUMNS.items()
-        }
+        maps = {name: memory_map(folder / name, dtype) for name, dtype in COLUMNS.items()}
         counts = built["counts"]
         masked, paired, words = (counts["has"][field] for field in KINDS)
         numbers = {name: counts[name] for name in ("longest", "largest_id")}
@@ -371,12 +369,12 @@ class Batches:
     def __post_init__(self):
         self.sources = [self.sources] if isinstance(self.sources, Columns) else list(self.sources)
         sizes = [len(columns) for columns in self.sources]
-        self.order = Order(sizes, self.shares or [float(size) for size in sizes], self.seed, self.shuffle)
-        if len(self.order) < self.world_size:
+        if sum(sizes) < self.world_size:
             raise StageError(
-                f"there are {len(self.order):,} samples and {self.world_size:,} devices that share them: train on "
+                f"there are {sum(sizes):,} samples and {self.world_size:,} devices that share them: train on "
                 "fewer devices, or on more text"
             )
+        self.order = Order(sizes, self.shares or [float(size) for size in sizes], self.seed, self.shuffle)
         self._predicted: tuple[range, int] = range(0), 0  # of the last optimizer step asked for
 
     def __len__(self) -> int:

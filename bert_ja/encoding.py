@@ -12,6 +12,7 @@ import functools
 import hashlib
 import itertools
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ ANALYSER = "fugashi", "unidic-lite"
 SPACE = tokenization.SPACE
 TEXT_BLOCK = 1 << 19  # bytes of text encoded at once
 LINES_AT_ONCE = 512  # that the encoder gets
-LONGEST_LINE = 64_000_000  # bytes; a block is held in memory with its last line
+LONGEST_LINE = 16_000_000  # bytes; a block is held in memory with its last line
+CHARACTERS = 16  # of a line that are looked at for each token that is kept: SentencePiece's longest piece
 COLUMNS = {
     "ids": np.uint32,  # (tokens,)
     "word_starts": np.bool_,  # (tokens,), empty unless whole words were asked for
@@ -79,6 +81,14 @@ def starts_of_words(pieces: list[str], words: list[str]) -> list[bool]:
 # Encoders: `encode(lines)` gives the ids of each line, `encode_words(lines, longest)` with them where words begin
 
 
+def as_text(ids: list[int], structure: set[int], unknown: int) -> list[int]:
+    """Ids without those that a spelled-out [SEP] gave: unknown tokens, or none where there is no such (-1)."""
+    if structure.isdisjoint(ids):
+        return ids
+    plain = [unknown if token in structure else token for token in ids]
+    return [token for token in plain if token >= 0]
+
+
 class SentencePieceEncoder:
     """Raw SentencePiece, the truth for models of train_tokenizer.py."""
 
@@ -88,10 +98,16 @@ class SentencePieceEncoder:
         self.vocabulary = tokenization.vocabulary(path)
         self.packages = ("sentencepiece", *(ANALYSER if whole_words else ()))  # that ids and words depend on
         self._spm = tokenization.load_sentencepiece(path, any_kind=True)
+        structure = {self.vocabulary.cls, self.vocabulary.sep, self.vocabulary.pad}
+        size = self._spm.get_piece_size()
+        self._spelled = {token for token in structure if token < size and not self._spm.is_control(token)}
+        if whole_words and any(self._spm.is_byte(token) for token in range(size)):
+            raise StageError(f"--whole_word_mask cannot tell where words begin in the bytes of {path} (byte_fallback)")
         self._analyser = Analyser() if whole_words else None
 
     def encode(self, lines: list[str]) -> list[list[int]]:
-        return self._spm.encode(lines, num_threads=1)  # workers are processes
+        found = self._spm.encode(lines, num_threads=1)  # workers are processes
+        return [as_text(ids, self._spelled, self.vocabulary.unk) for ids in found] if self._spelled else found
 
     def encode_words(self, lines: list[str], longest: int) -> Iterator[tuple[list[int], list[bool]]]:
         """(ids, starts of words) of each line, cut to `longest` tokens."""
@@ -107,15 +123,14 @@ class SentencePieceEncoder:
 class TransformersEncoder:
     """The tokenizer of a folder without spm.model, such as MeCab and WordPiece."""
 
-    def __init__(self, path: Path | str, whole_words: bool):
+    def __init__(self, path: Path | str, whole_words: bool, private: bool):
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # our workers are forked, and `tokenizers` warns of that
-        self._tokenizer = tokenization.transformers_tokenizer(path)
+        self._tokenizer = tokenization.transformers_tokenizer(path, private)
         self.packages = ("transformers", "tokenizers")  # that ids and words depend on
         kind = type(self._tokenizer).__name__
         self.said = f"{path} has no {tokenization.MODEL_FILE}: ids come from its {kind}"
         self.vocabulary = tokenization.transformers_vocabulary(path, self._tokenizer)
         self._structure = {self.vocabulary.cls, self.vocabulary.sep, self.vocabulary.pad}
-        self._unknown = self.vocabulary.unk if self.vocabulary.unk >= 0 else None
         if whole_words and not self._knows_words():
             raise StageError(
                 f"--whole_word_mask cannot tell where words begin in the tokens of {path} ({kind}): it can for "
@@ -128,12 +143,7 @@ class TransformersEncoder:
 
     def encode(self, lines: list[str]) -> list[list[int]]:
         found = self._tokenizer(lines, add_special_tokens=False, verbose=False)["input_ids"] if lines else []
-        return [self._as_text(ids) if self._structure.intersection(ids) else ids for ids in found]
-
-    def _as_text(self, ids: list[int]) -> list[int]:
-        """Ids without those that a spelled-out [SEP] gave: unknown tokens, or none where there is no such."""
-        plain = [self._unknown if token in self._structure else token for token in ids]
-        return [token for token in plain if token is not None]
+        return [as_text(ids, self._structure, self.vocabulary.unk) for ids in found]
 
     def encode_words(self, lines: list[str], longest: int) -> Iterator[tuple[list[int], list[bool]]]:
         """(ids, starts of words) of each line, cut to `longest` tokens."""
@@ -144,10 +154,13 @@ class TransformersEncoder:
 
     def _starts(self, line: str, tokens: int) -> list[bool] | None:
         """Where words begin by the tokenizer's own analyser, if it has one: its pieces may be characters."""
+        special, starts = self._tokenizer.all_special_tokens, []
         with contextlib.suppress(AttributeError):
-            words = self._tokenizer.word_tokenizer.tokenize(line, never_split=self._tokenizer.all_special_tokens)
-            lengths = [len(self._tokenizer.subword_tokenizer.tokenize(word)) for word in words]
-            starts = [place == 0 for length in lengths for place in range(length)]
+            for part in re.split(f"({'|'.join(map(re.escape, special))})", line):  # as the tokenizer does at first
+                words = [part] if part in special else self._tokenizer.word_tokenizer.tokenize(part)
+                for word in words:
+                    length = 1 if word in special else len(self._tokenizer.subword_tokenizer.tokenize(word))
+                    starts += [place == 0 for place in range(length)]
             return starts if len(starts) == tokens else None
         return None
 
@@ -159,14 +172,16 @@ class TransformersEncoder:
 Encoder = SentencePieceEncoder | TransformersEncoder
 
 
-def open_encoder(path: Path | str, whole_words: bool = False) -> Encoder:
+def open_encoder(path: Path | str, whole_words: bool = False, private: bool = False) -> Encoder:
     """The encoder of a tokenizer folder: SentencePiece where it has spm.model, else its own tokenizer.
 
+    The vocabulary of a `private` one is not quoted in errors.
     Raises StageError when the folder cannot be read, or when `whole_words` are asked for and cannot be found.
     """
     files.require_finished(path)
-    kind = SentencePieceEncoder if tokenization.has_sentencepiece(path) else TransformersEncoder
-    return kind(path, whole_words)
+    if tokenization.has_sentencepiece(path):
+        return SentencePieceEncoder(path, whole_words)
+    return TransformersEncoder(path, whole_words, private)
 
 
 # Text -> columns
@@ -254,7 +269,7 @@ def encode_block(encoder: Encoder, name: str, longest: int, whole_words: bool, t
     """Encode the lines of one block; a line is cut to `longest` tokens, more never fit into a sample."""
     lines = _lines_of(name, *task)
     filled = [index for index, line in enumerate(lines) if line and not line.isspace()]
-    texts = [lines[index].rstrip("\r") for index in filled]
+    texts = [lines[index].rstrip("\r")[: CHARACTERS * (longest + 1)] for index in filled]
     none = (np.zeros(0, np.uint32), np.zeros(0, bool), np.zeros(0, np.int32))
     parts = zip(none, *_encode_lines(encoder, texts, longest, whole_words), strict=True)
     ids, starts, lengths = map(np.concatenate, parts)
@@ -270,6 +285,11 @@ def encode_block(encoder: Encoder, name: str, longest: int, whole_words: bool, t
         cut=int(np.count_nonzero(lengths > longest)),
         without_tokens=len(lengths) - len(kept),
     )
+
+
+def memory_map(path: Path, dtype) -> np.ndarray:
+    """A file of numbers, to be read; an empty one too, which cannot be mapped."""
+    return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
 
 
 @dataclass
@@ -295,27 +315,38 @@ class Sentences:
 
     @classmethod
     def open(cls, folder: Path) -> "Sentences":
-        def column(name, dtype):
-            path = folder / name
-            return np.memmap(path, dtype, mode="r") if path.stat().st_size else np.zeros(0, dtype)
+        return cls(**{name: memory_map(folder / name, dtype) for name, dtype in COLUMNS.items()})
 
-        return cls(**{name: column(name, dtype) for name, dtype in COLUMNS.items()})
+
+def _have_rows(folder: Path, state: dict, finished: bool) -> bool:
+    """Whether the columns of a folder have the rows that a writer's state says, or more where it was not `finished`."""
+    with contextlib.suppress(OSError, KeyError, TypeError):
+        sizes = {name: (folder / name).stat().st_size for name in COLUMNS}
+        wanted = {name: _ColumnWriter.bytes_of(name, state) for name in COLUMNS}
+        if finished:
+            wanted["document_starts"] += np.dtype(COLUMNS["document_starts"]).itemsize
+            return sizes == wanted
+        return all(sizes[name] >= wanted[name] for name in COLUMNS)
+    return False
 
 
 class _ColumnWriter:
     """Appends encoded blocks to the columns of a folder, from a state on; `state` says how far it is."""
 
-    NEW = {
-        **{"tokens": 0, "sentences": 0, "documents": 0, "cut_sentences": 0, "lines_without_tokens": 0},
-        **{"word_starts": 0, "break_pending": True},  # the first sentence begins a document
-    }
+    ROWS = ("tokens", "word_starts", "sentences", "documents", "cut_sentences", "lines_without_tokens")
+    NEW = dict.fromkeys(ROWS, 0) | {"break_pending": True}  # the first sentence begins a document
 
     def __init__(self, folder: Path, state: dict | None):
         self.state = dict(state or self.NEW)
         self.files = {name: open(folder / name, "ab") for name in COLUMNS}
-        rows = {"ids": "tokens", "word_starts": "word_starts", "document_starts": "documents"}
         for name, file in self.files.items():
-            file.truncate(self.state[rows.get(name, "sentences")] * np.dtype(COLUMNS[name]).itemsize)
+            file.truncate(self.bytes_of(name, self.state))
+
+    @staticmethod
+    def bytes_of(name: str, state: dict) -> int:
+        """How long a column is at a state."""
+        rows = {"ids": "tokens", "word_starts": "word_starts", "document_starts": "documents"}
+        return state[rows.get(name, "sentences")] * np.dtype(COLUMNS[name]).itemsize
 
     def add(self, block: EncodedBlock) -> None:
         state = self.state
@@ -362,7 +393,8 @@ def _columns(
         columns.finish()
         counts = {name: columns.state[name] for name in COUNTS}
         described = {"name": text.path.name, "size": text.offset, "sha256": text.digest}
-        journal.save({"encoded": {"counts": counts, "text": described}}, columns.files.values())
+        encoded = {"counts": counts, "text": described, "columns": columns.state}
+        journal.save({"encoded": encoded}, columns.files.values())
     finally:
         results.close()
         try:
@@ -382,19 +414,23 @@ def encode_text(
 ) -> tuple[dict[str, int], dict]:
     """Encode a text file (one sentence a line, blank lines between documents) into columns in the journal's folder.
 
-    Returns (COUNTS by name, the text's name, size and sha256). `on_bytes(n)` hears how many more bytes are done. Goes
+    Returns (COUNTS by name, the text's name, size and sha256). `on_bytes(n)` hears how many more bytes are done, at
+    first how many an earlier run did. Goes
     on where the journal says that an earlier run was, if the text is the same up to there. Memory does not grow with
     the text.
     """
     encoded, encoding = journal.state.get("encoded"), journal.state.get("encoding")
-    if encoded and _same_text(path, encoded["text"]):
+    if encoded and _have_rows(journal.folder, encoded["columns"], True) and _same_text(path, encoded["text"]):
         on_bytes(encoded["text"]["size"])
         return encoded["counts"], encoded["text"]
+    if encoding and not _have_rows(journal.folder, encoding["columns"], False):
+        encoding = None
     text = TextBlocks(path, encoding["offset"] if encoding else 0)
-    if encoded or (encoding and text.digest != encoding["sha256"]):
-        say(f"{path} was changed since: starting over")
-        journal.clear()
+    if encoding and text.digest != encoding["sha256"]:
         encoding, text = None, TextBlocks(path)
+    if journal.state and not encoding:
+        say(f"{path} or what was kept of it was changed since: starting over")
+        journal.clear()
     on_bytes(text.offset)
     encode = functools.partial(encode_block, encoder, str(path), longest, whole_words)
     return _columns(text, encode, journal, encoding and encoding["columns"], num_workers, on_bytes)

@@ -26,6 +26,7 @@ from bert_ja.cli import StageError, say
 BLOCK = 1 << 20  # bytes read or hashed at once
 MEGABYTE = 1_000_000
 JOURNAL, JOURNAL_SECONDS = "journal.json", 5.0  # how often a long work saves how far it is
+TEMPORARY, TEMPORARY_SECONDS = "bert-ja-", 60  # name of temporary folders; when one without a lock was left behind
 TOKENIZER_RECORD = "tokenizer.meta.json"  # of convert_tokenizer.py, beside the meta.json of a model folder
 ORIGIN = ("name", "license", "source", "dump")  # of a corpus
 _started = time.time()
@@ -138,17 +139,21 @@ class Output:
     def flush(self) -> None:
         self.file.flush()
 
-    def go_on(self, size: int) -> bool:
+    def digest(self) -> str:
+        """The sha256 of what was written so far."""
+        return self._hash.hexdigest()
+
+    def go_on(self, size: int, sha256: str) -> bool:
         """Keep the first `size` bytes that an earlier run wrote, counted and hashed, and drop what it wrote after.
 
-        False where there are fewer.
+        False where there are fewer, or others.
         """
         self.file.seek(0)
         while block := self.file.read(min(BLOCK, size - self.size)):
             self._hash.update(block)
             self.size += len(block)
         self.file.truncate(self.size)
-        return self.size == size
+        return self.size == size and self.digest() == sha256
 
     def start_over(self) -> None:
         """Drop everything that was written."""
@@ -157,7 +162,7 @@ class Output:
         self.size, self._hash = 0, hashlib.sha256()
 
     def describe(self) -> dict:
-        return {"name": self.path.name if self.path else None, "size": self.size, "sha256": self._hash.hexdigest()}
+        return {"name": self.path.name if self.path else None, "size": self.size, "sha256": self.digest()}
 
 
 def sync_folder(folder: Path) -> None:
@@ -280,7 +285,11 @@ def stdout_file() -> Path | None:
     if not os.path.isfile("/proc/self/fd/1"):
         return None
     path = Path(os.readlink("/proc/self/fd/1"))
-    return path if path.exists() else None
+    if not path.exists():
+        raise StageError(
+            "the file behind standard output was replaced or removed, by another run perhaps: run it again"
+        )
+    return path
 
 
 class _ShellsOutput(Output):
@@ -372,16 +381,51 @@ def wait_for(path: Path | str) -> None:
 
 
 @contextlib.contextmanager
+def subfolder(folder: Path, name: str) -> Iterator[Path]:
+    """An empty folder in another, gone afterwards."""
+    inner = folder / name
+    shutil.rmtree(inner, ignore_errors=True)
+    inner.mkdir()
+    try:
+        yield inner
+    finally:
+        shutil.rmtree(inner, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    """A locked folder in the system's own place, gone afterwards; those that killed runs left there go before."""
+    for left in Path(tempfile.gettempdir()).glob(f"{TEMPORARY}*"):
+        with contextlib.suppress(OSError):  # of another user, or gone meanwhile
+            if left.is_dir() and time.time() - left.stat().st_mtime > TEMPORARY_SECONDS:
+                lock = os.open(left, os.O_RDONLY)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(left, ignore_errors=True)
+                finally:
+                    os.close(lock)
+    with tempfile.TemporaryDirectory(prefix=TEMPORARY) as folder:
+        lock = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield Path(folder)
+        finally:
+            os.close(lock)
+
+
+@contextlib.contextmanager
 def work_folder(output: Path | None) -> Iterator[Path]:
     """An empty folder for intermediate files beside `output` (or in the system's, for a pipe), gone afterwards.
 
     What a killed run left in it is removed by the next run of the same output.
     """
     if output is None:
-        with tempfile.TemporaryDirectory(prefix="bert-ja-") as folder:
-            yield Path(folder)
+        with _temporary_folder() as folder:
+            yield folder
         return
     folder = work_path(output)
+    if (folder / JOURNAL).is_file():
+        say(f"{output}: what an earlier run kept in {folder.name} is dropped")
     lock = _open_locked_folder(folder, Path(output))
     try:
         yield folder
@@ -404,7 +448,8 @@ class Journal:
         if (folder / JOURNAL).is_file():
             with contextlib.suppress(ValueError, AttributeError):
                 content = json.loads((folder / JOURNAL).read_text(encoding="utf-8"))
-                self.state = content.get("state", {}) if content.get("key") == key else {}
+                state = content.get("state") if content.get("key") == key else {}
+                self.state = state if all(isinstance(part, dict) for part in state.values()) else {}
         if not self.state:
             _empty(folder)
 
@@ -473,6 +518,7 @@ def journal(output: Path | str, key: dict) -> Iterator[Journal]:
         with contextlib.suppress(OSError):  # the work has failed for another reason
             result.wait()
         if done or not (folder / JOURNAL).is_file():
+            (folder / JOURNAL).unlink(missing_ok=True)  # first, so that nobody goes on with half of the rest
             shutil.rmtree(folder, ignore_errors=True)
         else:
             say(f"what is done of {output} is kept in {folder.name}: run the same command again to go on")

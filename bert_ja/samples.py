@@ -17,15 +17,24 @@ import numpy as np
 import orjson
 
 from bert_ja import draws, masking
-from bert_ja.encoding import Encoder, Sentences
+from bert_ja.cli import StageError
+from bert_ja.encoding import Encoder, Sentences, encode_text
 from bert_ja.files import Journal, Output
 from bert_ja.masking import spans
 from bert_ja.tokenization import Vocabulary
 from bert_ja.workers import ordered_map
 
 OBJECTIVES, UNITS = ("nsp", "sop", "none"), ("sentence", "segment")
-SAMPLE_BLOCK = 2048  # sentences whose samples are made at once, fewer where max_seq_len is over 8,192
-BLOCK_TOKENS = 1 << 24  # SAMPLE_BLOCK x 8,192
+MEANING = {
+    "nsp": ("B follows A", "B is random"),
+    "sop": ("in order", "exchanged"),
+    "none": ("one segment",),
+}  # of labels
+EXCHANGED = {"nsp": "random_pairs", "sop": "swapped_pairs", "none": None}  # the name of samples of label 1
+SHORTEST_SAMPLE, LONGEST_SAMPLE = 8, 65_536  # tokens: [CLS] A [SEP] B [SEP] with something in A and B
+LOOK_BYTES, LOOK_SAMPLES, LOOK_TOKENS = 1 << 16, 3, 100  # of a text's beginning, to be looked at
+SAMPLE_BLOCK = 2048  # sentences whose samples are made at once, fewer where max_seq_len is over 2,048
+BLOCK_TOKENS = 1 << 22  # SAMPLE_BLOCK x 2,048: about 50 MB of JSON at most
 CHUNK_TOKENS = 1 << 15  # tokens that are made into samples at once: their arrays stay in a core's own cache
 STRETCH = 64  # times max_seq_len: tokens of a document that are cut into segments by themselves
 NOT_MASKED = -100  # the label of a position that is not predicted (PyTorch's ignore_index)
@@ -71,6 +80,30 @@ class SampleRule:
     @property
     def sample_block(self) -> int:
         return max(1, min(SAMPLE_BLOCK, BLOCK_TOKENS // self.max_seq_len))
+
+    def problems(self, copies: int) -> dict[str, bool]:
+        """What a user may have set wrong -> whether it is right; `copies` is --dupe_factor."""
+        longest, short = self.max_seq_len, self.short_seq_prob
+        differ = copies <= 1 or self.objective != "none" or self.masked
+        return {
+            f"--objective must be one of {', '.join(OBJECTIVES)}, got {self.objective}": self.objective in OBJECTIVES,
+            f"--unit must be one of {', '.join(UNITS)}, got {self.unit}": self.unit in UNITS,
+            f"--max_seq_len must be from {SHORTEST_SAMPLE} to {LONGEST_SAMPLE:,}, got {longest}": (
+                SHORTEST_SAMPLE <= longest <= LONGEST_SAMPLE
+            ),
+            f"--buffer_size must be 1 or more, got {self.buffer_size}": self.buffer_size >= 1,
+            f"--short_seq_prob must be from 0 to 1, got {short}": 0 <= short <= 1,
+            f"--dupe_factor must be 1 or more, got {copies}": copies >= 1,
+            "--dupe_factor with --objective none needs --get_raw True, as its copies differ in masks only": differ,
+            **self.masking.problems("--"),
+        }
+
+    def options(self, copies: int, whole_words: bool) -> dict:
+        """What the samples of a text depend on beside seed and tokenizer, as the record says it."""
+        names = ("objective", "unit", "max_seq_len", "buffer_size", "short_seq_prob")
+        options = {name: getattr(self, name) for name in names}
+        options |= {"dupe_factor": copies, "get_raw": self.masked, "whole_word_mask": whole_words}
+        return options | (vars(self.masking) if self.masked else {})
 
 
 @dataclass
@@ -410,7 +443,7 @@ def write_samples(
     total, lengths, done = Counter(), np.zeros(rule.max_seq_len + 1, dtype=np.int64), 0
     written = journal.state.get("written")
     ends = [[copy, stop] for copy, _, stop in tasks]
-    if written and written["end"] in ends and out.go_on(written["bytes"]):
+    if written and written["end"] in ends and out.go_on(written["bytes"], written["sha256"]):
         total, lengths = Counter(written["counts"]), np.array(written["lengths"])
         done = ends.index(written["end"]) + 1
     elif journal.state:
@@ -425,7 +458,13 @@ def write_samples(
             lengths += block.lengths
             on_block(tasks[number][2] - tasks[number][1], total["samples"], total["samples"] - before)
             if journal.is_due():
-                where = {"end": ends[number], "bytes": out.size, "counts": total, "lengths": lengths.tolist()}
+                where = {
+                    "end": ends[number],
+                    "bytes": out.size,
+                    "sha256": out.digest(),
+                    "counts": total,
+                    "lengths": lengths.tolist(),
+                }
                 journal.save(journal.state | {"written": where}, [out.file])
     journal.wait()
     return total, lengths
@@ -434,14 +473,43 @@ def write_samples(
 # Samples as a reader sees them
 
 
-def describe_sample(made: Samples, masked: masking.MaskedBatch, number: int, encoder: Encoder, most: int) -> str:
-    """One sample in words: its pieces, {what stood there→what stands there now} where it is masked; `most` of them."""
+def describe_sample(made: Samples, masked: masking.MaskedBatch, number: int, encoder: Encoder) -> str:
+    """One sample in words: its first pieces, {what stood there→what stands there now} where it is masked."""
     begin, end = made.cu_seqlens[number : number + 2].tolist()
     before, now = encoder.shown(made.input_ids[begin:end].tolist()), encoder.shown(masked.input_ids[begin:end].tolist())
     for position in masked.positions[(masked.positions >= begin) & (masked.positions < end)].tolist():
         before[position - begin] = f"{{{before[position - begin]}→{now[position - begin]}}}"
-    rest = [f"... ({end - begin:,} tokens)"] if end - begin > most else []
-    return " ".join(before[:most] + rest)
+    rest = [f"... ({end - begin:,} tokens)"] if end - begin > LOOK_TOKENS else []
+    return " ".join(before[:LOOK_TOKENS] + rest)
+
+
+def _chosen(labels: np.ndarray) -> list[int]:
+    """LOOK_SAMPLES samples to look at, of both labels where there are both."""
+    wanted = [*np.flatnonzero(labels == 0)[:2], *np.flatnonzero(labels == 1)[:1], *range(len(labels))]
+    return sorted(list(dict.fromkeys(map(int, wanted)))[:LOOK_SAMPLES])
+
+
+def first_samples(text: Path, encoder: Encoder, folder: Path, rule: SampleRule, whole_words: bool) -> Iterator[str]:
+    """Samples of a text's beginning in words, with their masks, so that a mistake is seen before the long part.
+
+    `folder` is an empty one for what is made on the way.
+    """
+    vocabulary = encoder.vocabulary
+    # What is wrong with the text is said when it is read whole, under its own name.
+    with contextlib.suppress(StageError), open(text, "rb") as file:
+        head, journal = folder / "head", Journal(folder, None)
+        begin = file.read(LOOK_BYTES)
+        head.write_bytes(begin if len(begin) < LOOK_BYTES else begin[: begin.rfind(b"\n") + 1])
+        counts, _ = encode_text(head, encoder, journal, rule.max_seq_len, whole_words, 1, lambda done: None)
+        sentences = Sentences.open(folder)
+        for made in itertools.islice(make_samples(sentences, 0, 0, counts["sentences"], rule, vocabulary), 1):
+            masked = mask_samples(made, 0, rule, vocabulary)
+            for number in _chosen(made.labels):
+                said = describe_sample(made, masked, number, encoder)
+                yield f"sample ({MEANING[rule.objective][made.labels[number]]}, {{token→masked}}): {said}"
+
+
+# What a record says of samples
 
 
 def histogram(lengths: np.ndarray) -> list[dict[str, int]]:
@@ -452,3 +520,20 @@ def histogram(lengths: np.ndarray) -> list[dict[str, int]]:
         {"from": first, "to": first + width - 1, "samples": int(lengths[first : first + width].sum())}
         for first in range(1, longest + 1, width)
     ]
+
+
+def findings(rule: SampleRule, counts: dict, written: Counter, lengths: np.ndarray) -> dict:
+    """What a record says of the samples that were made."""
+    exchanged = EXCHANGED[rule.objective]
+    named = {name: written[name] for name in COUNTS if name != "exchanged"}
+    shares = {"unknown_tokens": written["unknown_tokens"] / written["tokens"]}
+    shares["cut_samples"] = written["cut_samples"] / written["samples"]
+    if exchanged:
+        named[exchanged] = written["exchanged"]
+        shares[exchanged] = written["exchanged"] / written["samples"]
+    return {
+        "counts": counts | dict(sorted(named.items())),
+        "shares": {name: round(share, 6) for name, share in shares.items()},
+        "token_lengths": histogram(lengths),
+        "longest_sample": int(np.flatnonzero(lengths).max()),
+    }

@@ -436,22 +436,38 @@ def _require_roles(path: Path | str, missing: list[str]) -> None:
         )
 
 
+def _added_ids(folder: Path | str) -> dict[str, int]:
+    """The ids of pieces that the files of a folder add to its spm.model, as DeBERTa's [MASK]."""
+    added: dict[str, int] = {}
+    for name in ("added_tokens.json", CONFIG_FILE):
+        file = Path(folder) / name
+        try:
+            content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+            if name == CONFIG_FILE:
+                content = {piece["content"]: int(number) for number, piece in content["added_tokens_decoder"].items()}
+            added |= {str(piece): int(number) for piece, number in content.items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            continue  # special_pieces has refused what is no JSON
+    return added
+
+
 def _sentencepiece_vocabulary(path: Path | str) -> Vocabulary:
-    data = model_path(path).read_bytes()
+    model, folder = read_model(path, any_kind=True), record_folder(path)
     spm = load_sentencepiece(path, any_kind=True)
-    pieces = special_pieces(record_folder(path))
+    pieces, added = special_pieces(folder), _added_ids(folder)
     ids = {role: spm.piece_to_id(piece) for role, piece in pieces.items()} | {"unk": spm.unk_id()}
-    _require_roles(path, [role for role in NEEDED_ROLES if spm.id_to_piece(ids[role]) != pieces[role]])
-    size = spm.get_piece_size()
-    others = [piece for piece in range(size) if spm.is_control(piece) or spm.is_unused(piece)]
+    absent = [role for role in NEEDED_ROLES if spm.id_to_piece(ids[role]) != pieces[role]]
+    _require_roles(path, [role for role in absent if pieces[role] not in added])
+    ids |= {role: added[pieces[role]] for role in absent}
+    size = max(spm.get_piece_size(), *(number + 1 for number in ids.values()))
+    others = [piece for piece in range(spm.get_piece_size()) if spm.is_control(piece) or spm.is_unused(piece)]
     others = tuple(sorted(set(others) - set(ids.values())))
-    return Vocabulary(size, hashlib.sha256(data).hexdigest(), *(ids[role] for role in ROLES), others=others)
+    return Vocabulary(size, hashlib.sha256(model).hexdigest(), *(ids[role] for role in ROLES), others=others)
 
 
-OTHER_FILES = (  # that tokenizers of transformers are made of, beside our FOLDER_FILES
-    *("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt"),
-    *("spiece.model", "sentencepiece.bpe.model", "tokenizer.model"),
-)
+# What tokenizers of transformers are made of, beside our FOLDER_FILES.
+OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt")
+OTHER_FILES += ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
 def tokenizer_files(path: Path | str) -> list[Path]:
@@ -460,22 +476,24 @@ def tokenizer_files(path: Path | str) -> list[Path]:
 
 
 def is_ours(path: Path | str) -> bool:
-    """Whether a folder's tokenizer is one that `write_tokenizer_folder` makes of its spm.model, and the same."""
+    """Whether `write_tokenizer_folder` makes the tokenizer of a folder from its spm.model, which may stand alone."""
     try:
         made = folder_files(read_model(path))
     except StageError:
         return False
-    return (Path(path) / JSON_FILE).is_file() and (Path(path) / JSON_FILE).read_bytes() == made[JSON_FILE]
+    file = Path(path) / JSON_FILE
+    return not file.is_file() or file.read_bytes() == made[JSON_FILE]
 
 
-def transformers_tokenizer(path: Path | str):
+def transformers_tokenizer(path: Path | str, private: bool = False):
     """The tokenizer that AutoTokenizer makes of a folder without spm.model, after a look for the vocabulary in it.
 
+    The vocabulary of a `private` one is not quoted in errors.
     transformers 5 makes a tokenizer of some folders that knows nothing but its special tokens, without a word.
     """
     if not any((Path(path) / name).is_file() for name in (CONFIG_FILE, JSON_FILE, "vocab.txt")):
         model_path(path)  # says what is missing
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, private)
     ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}
     _require_roles(path, [role for role in NEEDED_ROLES if ids[role] is None])
     if len(tokenizer.get_vocab()) <= len(set(tokenizer.all_special_ids)):
@@ -496,14 +514,15 @@ def transformers_vocabulary(path: Path | str, tokenizer) -> Vocabulary:
     return Vocabulary(1 + max(tokenizer.get_vocab().values()), digest, *given, others=others)
 
 
-def vocabulary(path: Path | str) -> Vocabulary:
+def vocabulary(path: Path | str, private: bool = False) -> Vocabulary:
     """The vocabulary of a tokenizer folder or a .model file; special ids are those that its files name.
 
+    That of a `private` one is not quoted in errors.
     Raises StageError when it cannot be read, or lacks cls, sep, mask or pad.
     """
     if has_sentencepiece(path):
         return _sentencepiece_vocabulary(path)
-    return transformers_vocabulary(path, transformers_tokenizer(path))
+    return transformers_vocabulary(path, transformers_tokenizer(path, private))
 
 
 def tokenizer_facts(path: Path | str) -> dict:

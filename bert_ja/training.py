@@ -90,7 +90,7 @@ class PretrainingData(pl.LightningDataModule):
             )
         if problems := [problem for problem, right in self.rule.problems("data.").items() if not right]:
             raise StageError("; ".join(problems))
-        self.vocabulary = tokenization.vocabulary(tokenizer_model)
+        self.vocabulary = tokenization.vocabulary(tokenizer_model, self.is_private())
         self._columns: dict[str, list[Columns]] = {}
         self.records: dict[str, list[dict | None]] = {}
 
@@ -152,11 +152,15 @@ class PretrainingData(pl.LightningDataModule):
             opened = [Columns.open(path, record) for path, record in zip(paths, self.records[part], strict=True)]
             for path, columns in zip(paths, opened, strict=True):
                 self._require_columns(path, part, columns, longest)
-            if len({columns.paired for columns in opened}) > 1:
-                raise StageError(
-                    f"data.{part}_file: {' and '.join(map(str, paths))} were made with and without --objective none: "
-                    "make all of them with one objective"
-                )
+            for option, kinds in (
+                ("--objective none", {columns.paired for columns in opened}),
+                ("--whole_word_mask", {columns.whole_words for columns in opened}),
+            ):
+                if len(kinds) > 1:
+                    raise StageError(
+                        f"data.{part}_file: {' and '.join(map(str, paths))} were made with and without {option}: make "
+                        "all of them one way"
+                    )
             self._columns[part] = opened
         return self._columns[part]
 
@@ -230,6 +234,16 @@ def require_validation(trainer: pl.Trainer, data: PretrainingData, samples: int)
             f"trainer.val_check_interval is {interval:,} batches, an epoch has {batches:,}: lower it (and the "
             "every_n_train_steps of the checkpoints with it), or set it to 1.0 to validate after each epoch"
         )
+
+
+def require_monitor(trainer: pl.Trainer, columns: list[Columns]) -> None:
+    """Refuse checkpoints by a metric that samples without a second task do not have."""
+    for callback in trainer.checkpoint_callbacks:
+        monitor = getattr(callback, "monitor", None) or ""
+        if "nsp" in monitor and not columns[0].paired:
+            raise StageError(
+                f"the checkpoints monitor {monitor}, which samples of --objective none do not have: monitor val_loss"
+            )
 
 
 def checkpoint_bytes(trainer: pl.Trainer, model: BertPretraining) -> int:
@@ -504,6 +518,7 @@ def load_weights(model: BertPretraining, path: Path, checkpoint: dict) -> None:
 def data_facts(data: PretrainingData) -> dict:
     """What a checkpoint says of where it comes from: no paths, no text. Of several training files, sums and lists."""
     records = [record for record in data.records["train"] if record]
+    every = [record["options"] for record in records]
     described = {
         part: [(record or {}).get("outputs", [None])[0] for record in found] for part, found in data.records.items()
     }
@@ -513,11 +528,12 @@ def data_facts(data: PretrainingData) -> dict:
         if all(name in record["counts"] for record in records)
     }
     shares = list(data.shares["train"].values())
+    options = [option for at, option in enumerate(every) if option not in every[:at]]
     return {
         "tokenizer": data.vocabulary.facts(),
         "samples": {part: found[0] if len(found) == 1 else found for part, found in sorted(described.items())},
         "shares": shares if len(shares) > 1 else None,
-        "options": records[0]["options"] if records else None,
+        "options": options[0] if len(options) == 1 else options or None,
         "counts": counts or None,
         "longest_sample": max((record["longest_sample"] for record in records), default=None),
         "corpus": data.corpus("train"),

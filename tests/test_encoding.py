@@ -313,6 +313,75 @@ def test_special_ids_of_a_sentencepiece_folder_are_those_that_its_files_name(tmp
     )
 
 
+def test_special_pieces_that_a_folder_adds_to_its_sentencepiece_model_have_their_ids(tmp_path):
+    """As DeBERTa's [MASK], which stands in added_tokens.json or in added_tokens_decoder only."""
+    import sentencepiece
+
+    options = {"vocab_size": 150, "pad_id": 0, "unk_id": 3, "bos_id": -1, "eos_id": -1, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text(60, seed=1).split()),
+        model_prefix=str(tmp_path / "spm"),
+        control_symbols=["[CLS]", "[SEP]"],
+        **options,
+    )
+    config = {"cls_token": "[CLS]", "sep_token": "[SEP]", "mask_token": "[MASK]", "pad_token": "<pad>"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    with pytest.raises(StageError, match="has no mask token"):
+        tokenization.vocabulary(tmp_path)
+    (tmp_path / "added_tokens.json").write_text('{"[MASK]": 150}')
+    first = tokenization.vocabulary(tmp_path)
+    (tmp_path / "added_tokens.json").unlink()
+    config["added_tokens_decoder"] = {"150": {"content": "[MASK]", "special": True}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    assert tokenization.vocabulary(tmp_path) == first
+    assert (first.mask, first.size, 150 in first.ordinary_ids) == (150, 151, False)
+
+
+def test_special_pieces_that_sentencepiece_finds_in_a_text_are_text(tmp_path):
+    """A model that was trained with them as user-defined symbols, as published."""
+    import sentencepiece
+
+    options = {"vocab_size": 150, "pad_id": 0, "unk_id": 1, "bos_id": -1, "eos_id": -1, "minloglevel": 2}
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text(60, seed=1).split()),
+        model_prefix=str(tmp_path / "spm"),
+        user_defined_symbols=["[CLS]", "[SEP]", "[MASK]"],
+        **options,
+    )
+    line = "祖母は[SEP]庭で[CLS]待っている。"
+    spm = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "spm.model"))
+    encoder = encoding.open_encoder(tmp_path, whole_words=True)
+    found = encoder.vocabulary
+    assert {found.cls, found.sep} <= set(spm.encode(line))
+    expected = [1 if token in (found.cls, found.sep) else token for token in spm.encode(line)]
+    assert encoder.encode([line]) == [expected]
+    ((ids, starts),) = encoder.encode_words([line], 100)
+    assert (ids, len(starts)) == (expected, len(expected))
+
+
+def test_whole_words_in_bytes_are_refused(tmp_path):
+    import sentencepiece
+
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(text(60, seed=1).split()),
+        model_prefix=str(tmp_path / "spm"),
+        vocab_size=400,
+        byte_fallback=True,
+        pad_id=0,
+        unk_id=1,
+        bos_id=2,
+        eos_id=3,
+        pad_piece="<pad>",
+        bos_piece="[CLS]",
+        eos_piece="[SEP]",
+        user_defined_symbols=["[MASK]"],
+        minloglevel=2,
+    )
+    assert encoding.open_encoder(tmp_path).encode(["鑫"])
+    with pytest.raises(StageError, match="cannot tell where words begin in the bytes of"):
+        encoding.open_encoder(tmp_path, whole_words=True)
+
+
 def test_a_wordpiece_folder_gives_the_ids_of_its_tokenizer(tmp_path):
     from transformers import AutoTokenizer
 
@@ -351,7 +420,12 @@ def test_word_starts_of_wordpiece_are_its_words(wordpiece, tmp_path):
         tmp_path / "characters", [*PIECES[:5], *"東京都に猫たちがいる。"], subword_tokenizer_type="character"
     )
     ((_, starts),) = encoding.open_encoder(characters, whole_words=True).encode_words(["東京都に猫がいる。"], 100)
-    assert starts == [True, False, True, True, True, True, True, False, True]  # 東京 都 に 猫 が いる 。
+    expected = [True, False, True, True, True, True, True, False, True]  # 東京 都 に 猫 が いる 。
+    assert starts == expected
+    encoder = encoding.open_encoder(characters, whole_words=True)
+    for special in ("[UNK]", "[SEP]", "[MASK]"):
+        ((_, starts),) = encoder.encode_words([f"東京都に猫がいる。{special}東京都に猫がいる。"], 100)
+        assert starts == [*expected, True, *expected]
 
 
 def test_words_of_a_tokenizer_that_does_not_know_them_are_refused(tmp_path):

@@ -669,22 +669,22 @@ def test_a_journal_that_cannot_be_saved_fails_in_the_work_itself(tmp_path, monke
     journal = files.Journal(tmp_path / "work", {"a": 1})
     with open(tmp_path / "work" / "growing", "wb") as growing:
         growing.write(b"1")
-        journal.save({"done": 1}, [growing])
+        journal.save({"work": {"done": 1}}, [growing])
         journal.wait()
-        assert files.Journal(tmp_path / "work", {"a": 1}).state == {"done": 1}
+        assert files.Journal(tmp_path / "work", {"a": 1}).state == {"work": {"done": 1}}
         monkeypatch.setattr(os, "fsync", lambda descriptor: (_ for _ in ()).throw(OSError(28, "No space left")))
-        journal.save({"done": 2}, [growing])
+        journal.save({"work": {"done": 2}}, [growing])
         with pytest.raises(OSError, match="No space left"):
             journal.wait()
         journal.wait()  # once is enough
-    assert files.Journal(tmp_path / "work", {"a": 1}).state == {"done": 1}
+    assert files.Journal(tmp_path / "work", {"a": 1}).state == {"work": {"done": 1}}
     assert files.Journal(tmp_path / "work", {"a": 2}).state == {}
     assert list((tmp_path / "work").iterdir()) == []
 
 
 def test_a_journal_without_a_key_saves_nothing(tmp_path):
     journal = files.Journal(tmp_path, None)
-    journal.save({"done": 1}, [])
+    journal.save({"work": {"done": 1}}, [])
     assert (journal.is_due(), journal.state, list(tmp_path.iterdir())) == (False, {}, [])
 
 
@@ -692,7 +692,7 @@ def test_work_that_is_ended_after_a_save_is_kept_and_work_that_is_done_is_not(tm
     output = tmp_path / "a.jsonl"
     for ends, kept in ((KeyboardInterrupt, True), (StageError, True), (None, False)):
         with contextlib.suppress(KeyboardInterrupt, StageError), files.journal(output, {"a": 1}) as journal:
-            journal.save({"done": 1}, [])
+            journal.save({"work": {"done": 1}}, [])
             if ends:
                 raise ends("ended")
         assert (tmp_path / ".a.jsonl.work").exists() == kept
@@ -706,6 +706,15 @@ def test_work_that_is_ended_after_a_save_is_kept_and_work_that_is_done_is_not(tm
     with contextlib.suppress(KeyboardInterrupt), files.journal(output, {"a": 1}):
         raise KeyboardInterrupt
     assert not (tmp_path / ".a.jsonl.work").exists()
+
+
+def test_nobody_goes_on_with_a_folder_that_was_removed_in_part(tmp_path, monkeypatch):
+    """A kill while the folder is removed: what is left is without its journal."""
+    monkeypatch.setattr(files.shutil, "rmtree", lambda folder, **options: None)
+    with files.journal(tmp_path / "a.jsonl", {"a": 1}) as journal:
+        (journal.folder / "ids").write_bytes(b"1234")
+        journal.save({"work": {"done": 1}}, [])
+    assert [path.name for path in (tmp_path / ".a.jsonl.work").iterdir()] == ["ids"]
 
 
 def test_a_journal_is_of_one_run_at_a_time(tmp_path):

@@ -16,7 +16,7 @@ from conftest import ROOT, refusal, stage
 from texts import text, write_tokenizer, write_wordpiece
 
 import prepare_train_data
-from bert_ja import encoding, files, tokenization
+from bert_ja import encoding, files, samples, tokenization
 from bert_ja.cli import StageError
 
 SCRIPT = "prepare_train_data.py"
@@ -237,9 +237,9 @@ def test_unhealthy_numbers_get_one_warning_each(here):
     shares = record_of(here / "a.jsonl")["shares"]
     assert warnings == [
         "warning: data/train.txt is one document (no blank lines): random sentences are drawn from the document itself",
-        f"warning: {shares['unknown_tokens']:.1%} of the tokens are unknown (at most 0.5% is healthy): the tokenizer "
+        f"warning: {shares['unknown_tokens']:.2%} of the tokens are unknown (at most 0.5% is healthy): the tokenizer "
         "does not fit data/train.txt, train one on it",
-        f"warning: {shares['cut_samples']:.1%} of the samples were cut to 64 tokens (at most 5% is healthy): raise "
+        f"warning: {shares['cut_samples']:.2%} of the samples were cut to 64 tokens (at most 5% is healthy): raise "
         "--max_seq_len, or split long lines into sentences",
     ]
     assert shares["unknown_tokens"] > 0.005
@@ -405,8 +405,55 @@ def test_a_text_that_changed_between_two_runs_starts_over(here):
         file.write(text(2, seed=5))
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=whole.jsonl", cwd=here)
     result = stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
-    assert "data/train.txt was changed since: starting over" in result.stderr.splitlines()
+    assert "data/train.txt or what was kept of it was changed since: starting over" in result.stderr.splitlines()
     assert (here / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
+
+
+DAMAGE = {
+    "ids cut": lambda work: os.truncate(work / "ids", 1000),
+    "ids gone": lambda work: (work / "ids").unlink(),
+    "ends cut": lambda work: os.truncate(work / "ends", 800),
+    "documents longer": lambda work: os.truncate(work / "documents", 10**6),
+    "starts cut": lambda work: os.truncate(work / "document_starts", 80),
+    "output changed": lambda work: (work / "output").write_bytes(b"{}" + (work / "output").read_bytes()[2:]),
+    "output cut": lambda work: os.truncate(work / "output", 10),
+    "output gone": lambda work: (work / "output").unlink(),
+    "journal cut": lambda work: os.truncate(work / "journal.json", 300),
+    "journal gone": lambda work: (work / "journal.json").unlink(),
+    "journal of another form": lambda work: rewrite_state(work / "journal.json", [1]),
+    "journal without a state": lambda work: rewrite_state(work / "journal.json", None),
+    "journal of numbers": lambda work: rewrite_state(work / "journal.json", {"encoded": 5}),
+}
+
+
+def rewrite_state(journal: Path, state) -> None:
+    journal.write_text(json.dumps(json.loads(journal.read_text()) | {"state": state}))
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_folder_of_an_ended_run_never_gives_other_samples(here, monkeypatch, damage):
+    asked = {"filename": "data/train.txt", "get_raw": True, "num_workers": 1, "unit": "segment", "max_seq_len": 64}
+    monkeypatch.chdir(here)
+    prepare_train_data.main(**asked, output_file="whole.jsonl")
+    options = [f"--{name}={value}" for name, value in asked.items()]
+    run_killed("writing", *options, "--output_file=a.jsonl", cwd=here, journal_seconds=0, later=1)
+    DAMAGE[damage](here / ".a.jsonl.work")
+    prepare_train_data.main(**asked, output_file="a.jsonl")
+    assert (here / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
+    assert [name for name in names(here) if name.startswith(".")] == []
+
+
+def test_the_rate_of_a_run_that_goes_on_counts_its_own_samples(here, monkeypatch):
+    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, journal_seconds=0)
+    journal = json.loads((here / ".a.jsonl.work" / "journal.json").read_text())
+    before = journal["state"].get("written", {"counts": {"samples": 0}})["counts"]["samples"]
+    reported = []
+    monkeypatch.setattr(prepare_train_data, "report", lambda *arguments: reported.append(arguments))
+    monkeypatch.setattr(samples, "SAMPLE_BLOCK", 20)
+    monkeypatch.chdir(here)
+    prepare_train_data.main("data/train.txt", get_raw=True, output_file="a.jsonl", num_workers=1)
+    ((_, _, found, _, made, _),) = reported
+    assert made == found["counts"]["samples"] - before
 
 
 def test_a_run_ended_after_its_output_is_in_place_is_done_again(here):
@@ -481,8 +528,9 @@ def test_wrong_options_are_refused_all_at_once(here):
     wrong = ("--max_seq_len=7", "--buffer_size=0", "--num_workers=0", "--mlm_probability=1", "--mask_replace_prob=0.95")
     assert refused(here, "--filename=data/train.txt", *wrong) == (
         "--max_seq_len must be from 8 to 65,536, got 7; --buffer_size must be 1 or more, got 0; "
-        "--num_workers must be 1 or more, got 0; --mlm_probability must lie between 0 and 1, got 1.0; "
-        "--mask_replace_prob and --random_replace_prob must be 0 or more and 1 or less together, got 0.95 and 0.1"
+        "--mlm_probability must lie between 0 and 1, got 1.0; "
+        "--mask_replace_prob and --random_replace_prob must be 0 or more and 1 or less together, got 0.95 and 0.1; "
+        "--num_workers must be 1 or more, got 0"
     )
     odd = ("--objective=mlm", "--unit=paragraph", "--short_seq_prob=1.5", "--dupe_factor=0")
     assert refused(here, "--filename=data/train.txt", *odd) == (
@@ -490,7 +538,7 @@ def test_wrong_options_are_refused_all_at_once(here):
         "--short_seq_prob must be from 0 to 1, got 1.5; --dupe_factor must be 1 or more, got 0"
     )
     assert refused(here, "--filename=data/train.txt", "--objective=none", "--dupe_factor=2") == (
-        "--dupe_factor with --objective none needs --get_raw True, as its copies differ in their masks only"
+        "--dupe_factor with --objective none needs --get_raw True, as its copies differ in masks only"
     )
     assert refused(here, "--filename=data/train.txt", "--max_seq_len=70000", "--random_replace_prob=nan") == (
         "--max_seq_len must be from 8 to 65,536, got 70000; "
@@ -529,6 +577,38 @@ def test_what_is_no_text_of_documents_is_refused(here, content, sentence):
         (here / "data" / "a.txt").write_bytes(content)
     found = refused(here, "--filename=data/a.txt", "--output_file=data/a.jsonl", "--num_workers=2")
     assert re.sub(r"byte \d+\)", "byte 10)", found) == sentence
+
+
+def test_a_text_that_the_record_would_replace_is_refused(here):
+    (here / "data" / "train.txt").rename(here / "a.jsonl.meta.json")
+    for output in ("a.jsonl", "./a.jsonl"):
+        assert refused(here, "--filename=a.jsonl.meta.json", f"--output_file={output}") == (
+            f"the record of {output} would replace the text a.jsonl.meta.json: name another file"
+        )
+
+
+def test_temporary_folders_that_killed_runs_left_are_removed(here, tmp_path):
+    place = tmp_path / "temporary"
+    for name in ("bert-ja-old", "bert-ja-new", "other-old"):
+        (place / name).mkdir(parents=True)
+        (place / name / "ids").write_bytes(b"1234")
+    for name in ("bert-ja-old", "other-old"):
+        os.utime(place / name, (0, 0))
+    stage(SCRIPT, *PUBLISHED, "False", cwd=here, env={"TMPDIR": str(place)})
+    assert names(place) == ["bert-ja-new", "other-old"]
+
+
+def test_a_private_vocabulary_is_not_quoted_where_it_is_broken(here):
+    broken = here / "broken"
+    broken.mkdir()
+    content = json.loads((here / "output" / "model" / "tokenizer.json").read_text())
+    content["model"]["vocab"][50] = [MARKER, MARKER]  # where a score must stand
+    (broken / "tokenizer.json").write_text(json.dumps(content, ensure_ascii=False))
+    (broken / "tokenizer_config.json").write_text((here / "output" / "model" / "tokenizer_config.json").read_text())
+    asked = ("--filename=data/train.txt", "--tokenizer_model=broken", "--output_file=a.jsonl")
+    found = refused(here, *asked, "--private_corpus=True")
+    assert found == "AutoTokenizer cannot load broken: not shown, the corpus is private"
+    assert MARKER in refused(here, *asked)
 
 
 def test_a_broken_text_leaves_nothing_in_the_file_behind_standard_output(here):

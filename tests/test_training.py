@@ -308,7 +308,22 @@ def test_several_files_need_shares_and_one_objective(here):
     mixed = ("--data.train_file", "{data/train.jsonl: 1, data/none.jsonl: 2}", "--data.ignore_records", "true")
     assert refused("--config", CONFIG, *mixed) == (
         "data.train_file: data/train.jsonl and data/none.jsonl were made with and without --objective none: make all "
-        "of them with one objective"
+        "of them one way"
+    )
+
+
+def test_checkpoints_by_a_metric_that_there_is_not_are_refused_before_the_work(here):
+    config = yaml.safe_load(CONFIG.read_text())
+    (checkpoints,) = (c for c in config["trainer"]["callbacks"] if c["class_path"].endswith("ModelCheckpoint"))
+    checkpoints["init_args"]["monitor"] = "val_nsp_loss"
+    (here / "nsp.yaml").write_text(yaml.safe_dump(config))
+    for part in ("train", "valid"):
+        found = [json.loads(line) for line in (here / "data" / f"{part}.jsonl").read_text().splitlines()]
+        for sample in found:
+            del sample["next_sentence_label"]
+        (here / "data" / f"{part}.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in found))
+    assert refused("--config", "nsp.yaml", "--data.ignore_records", "true") == (
+        "the checkpoints monitor val_nsp_loss, which samples of --objective none do not have: monitor val_loss"
     )
 
 
