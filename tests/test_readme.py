@@ -133,6 +133,29 @@ def test_the_figures_of_extraction_are_the_measured_ones():
         assert f" {ratios[name]['median']:.2f} times as fast " in README
 
 
+def test_the_figures_of_samples_are_the_measured_ones():
+    measured = json.loads((ROOT / "bench" / "results" / "samples.json").read_text(encoding="utf-8"))
+    making, drawing = measured["making"], measured["drawing"]
+    names = ("masked_1_worker", "masked_baseline", "plain_1_worker", "plain_baseline")
+    rates = {name: making["runs"][name]["median"]["per_cpu_second"] for name in names}
+    drawn = drawing["runs"]["ours"]["median"]["draw_256"], drawing["runs"]["baseline"]["median"]["per_cpu_second"]
+    rows = [
+        ("made, `--get_raw True`", rates["masked_1_worker"], rates["masked_baseline"], making, "masked_to_baseline"),
+        ("made, `--get_raw False`", rates["plain_1_worker"], rates["plain_baseline"], making, "plain_to_baseline"),
+        ("drawn, masked and packed, 256 a batch", *drawn, drawing, "draw_256_to_baseline"),
+    ]
+    for what, ours, published, part, ratio in rows:
+        assert f"| {what} | {ours:,.0f} | {published:,.0f} | {part['ratios'][ratio]['median']:.1f} |\n" in README
+    ratios = {name: ratio["median"] for name, ratio in making["ratios"].items()}
+    assert f"samples of {making['tokens_per_sample']} tokens" in README
+    assert f"{ratios['plain_to_encode']:.0%} of the rate at which SentencePiece alone encodes".replace("%", " %") in README
+    masked, plain = (ratios[f"{kind}_speedup_of_2_workers"] for kind in ("masked", "plain"))
+    assert f"Two workers are {masked:.2f} and {plain:.2f} times as fast as one" in README
+    assert f"takes {measured['disk']['bytes']:.0f} bytes instead of {measured['disk']['baseline_bytes']:,.0f}" in README
+    a_second = making["samples"] / making["runs"]["plain_2_workers"]["median"]["seconds"]
+    assert f"20 M samples at {a_second:,.0f} a second, with 2 workers: {20e6 / a_second / 60:.1f} min" in README
+
+
 def test_the_sample_lines_of_the_formats_are_valid(texts):
     page = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     sentence = re.search(r"```text\n(.*?)\n```", page).group(1)
