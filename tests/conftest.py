@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from texts import LETTERS, write_tokenizer
 from wiki import write_layouts
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -163,6 +164,18 @@ def release(work, model, result, offline_stage) -> Path:
     """release/bert-tiny-ja."""
     offline_stage("release_model.py", "--name", "bert-tiny-ja", cwd=work)
     return work / "release" / "bert-tiny-ja"
+
+
+@pytest.fixture(scope="session")
+def letters(tmp_path_factory) -> Path:
+    """A tokenizer whose pieces are letters: 5 あ, 6 い, 7 。, 8 う, 9 え, 10 ▁, 11 お."""
+    return write_tokenizer(tmp_path_factory.mktemp("letters"), LETTERS, 12)
+
+
+@pytest.fixture(scope="session")
+def words(tmp_path_factory) -> Path:
+    """A tokenizer of the sentences that texts.py makes."""
+    return write_tokenizer(tmp_path_factory.mktemp("words"))
 
 
 @pytest.fixture

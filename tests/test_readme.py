@@ -148,7 +148,9 @@ def test_the_figures_of_samples_are_the_measured_ones():
         assert f"| {what} | {ours:,.0f} | {published:,.0f} | {part['ratios'][ratio]['median']:.1f} |\n" in README
     ratios = {name: ratio["median"] for name, ratio in making["ratios"].items()}
     assert f"samples of {making['tokens_per_sample']} tokens" in README
-    assert f"{ratios['plain_to_encode']:.0%} of the rate at which SentencePiece alone encodes".replace("%", " %") in README
+    assert (
+        f"{ratios['plain_to_encode']:.0%} of the rate at which SentencePiece alone encodes".replace("%", " %") in README
+    )
     masked, plain = (ratios[f"{kind}_speedup_of_2_workers"] for kind in ("masked", "plain"))
     assert f"Two workers are {masked:.2f} and {plain:.2f} times as fast as one" in README
     assert f"takes {measured['disk']['bytes']:.0f} bytes instead of {measured['disk']['baseline_bytes']:,.0f}" in README

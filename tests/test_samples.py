@@ -13,24 +13,13 @@ import pytest
 from conftest import shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import LETTERS, text, write_tokenizer
+from texts import text, write_tokenizer
 
 from bert_ja import draws, encoding, files, samples, tokenization
 from bert_ja.cli import StageError
 from bert_ja.masking import MaskingRule
 
 PLAIN = MaskingRule()
-
-
-@pytest.fixture(scope="module")
-def letters(tmp_path_factory) -> Path:
-    """A tokenizer whose pieces are letters: 5 あ, 6 い, 7 。, 8 う, 9 え, 10 ▁, 11 お."""
-    return write_tokenizer(tmp_path_factory.mktemp("letters"), LETTERS, 12)
-
-
-@pytest.fixture(scope="module")
-def words(tmp_path_factory) -> Path:
-    return write_tokenizer(tmp_path_factory.mktemp("words"))
 
 
 def make(
