@@ -10,6 +10,7 @@ word is ever masked in part (whole-word masking; google-research/bert, 2019-05-3
 import contextlib
 import functools
 import hashlib
+import importlib.util
 import itertools
 import os
 import re
@@ -26,6 +27,7 @@ from bert_ja.files import Journal
 from bert_ja.workers import ordered_map
 
 ANALYSER = "fugashi", "unidic-lite"
+DICTIONARIES = {"fugashi": "fugashi", "unidic-lite": "unidic_lite", "unidic": "unidic", "ipadic": "ipadic"}  # modules
 SPACE = tokenization.SPACE
 TEXT_BLOCK = 1 << 19  # bytes of text encoded at once
 LINES_AT_ONCE = 512  # that the encoder gets
@@ -126,7 +128,11 @@ class TransformersEncoder:
     def __init__(self, path: Path | str, whole_words: bool, private: bool):
         os.environ["TOKENIZERS_PARALLELISM"] = "false"  # our workers are forked, and `tokenizers` warns of that
         self._tokenizer = tokenization.transformers_tokenizer(path, private)
-        self.packages = ("transformers", "tokenizers")  # that ids and words depend on
+        analysed = hasattr(self._tokenizer, "word_tokenizer")
+        installed = [
+            package for package in DICTIONARIES if analysed and importlib.util.find_spec(DICTIONARIES[package])
+        ]
+        self.packages = ("transformers", "tokenizers", *installed)  # that ids and words depend on
         kind = type(self._tokenizer).__name__
         self.said = f"{path} has no {tokenization.MODEL_FILE}: ids come from its {kind}"
         self.vocabulary = tokenization.transformers_vocabulary(path, self._tokenizer)
@@ -415,9 +421,8 @@ def encode_text(
     """Encode a text file (one sentence a line, blank lines between documents) into columns in the journal's folder.
 
     Returns (COUNTS by name, the text's name, size and sha256). `on_bytes(n)` hears how many more bytes are done, at
-    first how many an earlier run did. Goes
-    on where the journal says that an earlier run was, if the text is the same up to there. Memory does not grow with
-    the text.
+    first how many an earlier run did. Goes on where the journal says that run was, if the text is the same up to there.
+    Memory does not grow with the text.
     """
     encoded, encoding = journal.state.get("encoded"), journal.state.get("encoding")
     if encoded and _have_rows(journal.folder, encoded["columns"], True) and _same_text(path, encoded["text"]):

@@ -320,6 +320,7 @@ def test_samples_of_a_wordpiece_folder(here):
     record = record_of(here / "a.jsonl")
     assert record["tokenizer"] == tokenization.tokenizer_facts(folder)
     assert record["tokenizer"]["vocab_size"] == len(pieces) + 5
+    assert {"transformers", "tokenizers", "fugashi", "unidic-lite"} <= set(record["versions"])
     one = stage(SCRIPT, *asked, "--output_file=b.jsonl", "--num_workers=1", "--whole_word_mask=True", cwd=here)
     assert said in one.stderr
     for plain, line in zip(found, (here / "b.jsonl").read_bytes().splitlines(), strict=True):
