@@ -20,7 +20,7 @@ import torch
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 
-from bert_ja import files, tokenization
+from bert_ja import devices, files, tokenization
 from bert_ja.callbacks import WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import BatchDataset, Batches, Columns, EpochSampler
@@ -400,6 +400,8 @@ class TrainingCLI(LightningCLI):
             )
         if problems:
             raise StageError("; ".join(problems))
+        asked = self.config.trainer
+        devices.require_device(asked.accelerator, asked.devices, asked.precision)
 
     def instantiate_trainer(self, **options) -> pl.Trainer:
         given = self.config_init.trainer.get("plugins") or []
