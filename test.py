@@ -45,6 +45,7 @@ def main(
     data.require("test", model.hparams.max_position_embeddings)
     training.require_same_vocabulary(path, checkpoint, data.vocabulary)
     training.load_weights(model, path, checkpoint)
+    model.choose_attention(command.trainer.strategy.root_device, training.attention_dtype(command.trainer))
 
     with files.standard_output(may_append=True) as out:
         with training.one_line_failures(), contextlib.redirect_stdout(sys.stderr):  # Lightning's progress bar

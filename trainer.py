@@ -16,7 +16,7 @@ from bert_ja import cli, files
 def report_start(trainer, model, data, entropy: float) -> None:
     columns = data.columns("train", model.hparams.max_position_embeddings)
     samples, tokens = sum(map(len, columns)), sum(len(each.ids) for each in columns)
-    step = data.batch_size * trainer.accumulate_grad_batches
+    step = data.batch_size * data.accumulate
     parameters = sum(p.numel() for p in model.parameters())
     cli.say(
         f"training {parameters:,} parameters on {samples:,} samples of {tokens / samples:.1f} "
@@ -64,6 +64,7 @@ def main(arguments: list[str]) -> None:
         "settings": training.settings(command.config, trainer),
     }
     report_start(trainer, model, data, entropy)
+    cli.say(model.choose_attention(trainer.strategy.root_device, training.attention_dtype(trainer)))
     with training.one_line_failures():
         trainer.fit(model, datamodule=data)
     report_end(trainer, entropy, started)

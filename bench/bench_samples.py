@@ -40,7 +40,7 @@ STRETCH = 100  # lines that stand together in the part of the text that the base
 LOOK_SECONDS = 0.01  # how often a look is taken at the memory of workers
 DATA_LIMIT = 512_000_000  # bytes of memory that no file stands behind, for a process that draws
 SEED = 1000
-DRAWS = (("draw", 256), ("batch", 32), ("batch", 256), ("batch", 1024))  # a method of Batches, samples a batch
+DRAWS = (("draw", 256), ("step", 32), ("step", 256), ("step", 1024))  # a method of Batches, samples a batch
 MANY = 1_000_000  # samples of which the first batch is to come within a second
 LEAST = {"rounds": 1, "megabytes": 0.1, "draw_gigabytes": 0.001, "draw_samples": 1024, "baseline_samples": 100}
 TEXT_DISK, DRAW_DISK, ROW_DISK = 22, 2, 16_000  # bytes for each: of text, of what is drawn from, baseline's sample
@@ -331,7 +331,7 @@ def draw(samples_file: str, tokenizer_model: str, samples: int) -> dict:
     vocabulary = tokenization.vocabulary(tokenizer_model)
     started = time.perf_counter()
     columns = dataset.Columns.open(samples_file, files.read_record(samples_file))
-    dataset.Batches(columns, vocabulary, 256, SEED, shuffle=True).batch(0, 0)
+    dataset.Batches(columns, vocabulary, 256, SEED, shuffle=True).step(0, 0)
     found = {"first_batch_seconds": round(time.perf_counter() - started, 3)}
     for epoch, (method, size) in enumerate(DRAWS):
         batches = dataset.Batches(columns, vocabulary, size, SEED, shuffle=True)

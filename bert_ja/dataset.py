@@ -7,10 +7,12 @@ were drawn before), so worker processes, ranks and restarts cannot change it.
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import orjson
@@ -262,7 +264,12 @@ class Columns:
 
 
 def length_groups(cu_seqlens: np.ndarray, most_groups: int = 8) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
-    """The samples of a packed row in groups of similar length, as packed_attention takes them: (groups, order)."""
+    """The samples of a packed row in groups of similar length, as attention.groups takes them: (groups, order).
+
+    Each group has `index` (samples, longest), where their tokens stand in the row (any token where a sample has ended),
+    `lengths` (samples,), and `filled`, the flat places of `index` that hold a token; `order` (tokens,) says where each
+    token of the row stands in the groups, one after another.
+    """
     lengths = np.diff(cu_seqlens)
     by_length = np.argsort(lengths, kind="stable")
     groups, filled_tokens = [], []
@@ -270,15 +277,70 @@ def length_groups(cu_seqlens: np.ndarray, most_groups: int = 8) -> tuple[list[di
         column = np.arange(lengths[members].max())
         filled = column < lengths[members, None]  # (samples, longest)
         index = np.where(filled, cu_seqlens[members, None] + column, cu_seqlens[members, None])
-        groups.append({"index": index, "mask": filled[:, None, None, :], "filled": np.flatnonzero(filled)})
+        groups.append({"index": index, "lengths": lengths[members], "filled": np.flatnonzero(filled)})
         filled_tokens.append(index[filled])
     order = np.empty(int(cu_seqlens[-1]), dtype=np.int64)
     order[np.concatenate(filled_tokens)] = np.arange(len(order))
     return groups, order
 
 
-def _tensors(arrays: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
+class Span(NamedTuple):
+    """Where the numbers of a tensor stand in those of a step, and its shape."""
+
+    begin: int
+    shape: tuple[int, ...]
+
+
+@dataclass
+class Step:
+    """The micro-batches of one optimizer step on this rank, all their numbers in one tensor.
+
+    A process hands on one tensor, and a device receives one, in a fraction of the time that thirty small ones take.
+    """
+
+    numbers: torch.Tensor  # int32
+    layout: list  # of micro-batches: dicts and lists of spans, and plain values
+
+    @classmethod
+    def of(cls, batches: list[dict]) -> "Step":
+        arrays: list[np.ndarray] = []
+        size = 0
+
+        def place(value):
+            nonlocal size
+            if isinstance(value, dict):
+                return {name: place(part) for name, part in value.items()}
+            if isinstance(value, list):
+                return [place(part) for part in value]
+            if not isinstance(value, np.ndarray):
+                return value
+            arrays.append(value.ravel())
+            size += value.size
+            return Span(size - value.size, value.shape)
+
+        layout = place(batches)
+        numbers = np.empty(size, dtype=np.int32)
+        np.concatenate(arrays, out=numbers, casting="same_kind")
+        return cls(torch.from_numpy(numbers), layout)
+
+    def pin_memory(self) -> "Step":
+        return Step(self.numbers.pin_memory(), self.layout)
+
+    def to(self, device: torch.device | str) -> "Step":
+        return Step(self.numbers.to(device, non_blocking=True), self.layout)
+
+    def micro_batches(self) -> list[dict]:
+        """Each as a dict of int64 tensors on the step's device, and plain values."""
+        numbers = self.numbers.long()
+
+        def view(value):
+            if isinstance(value, Span):
+                return numbers[value.begin : value.begin + math.prod(value.shape)].view(value.shape)
+            if isinstance(value, dict):
+                return {name: view(part) for name, part in value.items()}
+            return [view(part) for part in value] if isinstance(value, list) else value
+
+        return view(self.layout)
 
 
 @dataclass(frozen=True)
@@ -346,13 +408,13 @@ def _period(shares: list[float]) -> list[int]:
 
 @dataclass
 class Batches:
-    """The batches of one epoch after another: `batch(epoch, number)` is a pure function.
+    """The optimizer steps of one epoch after another: `step(epoch, number)` is a pure function.
 
     A file whose samples carry labels keeps them; else each pass masks anew, whole words where the samples say where
-    they begin. A batch is a dict of tensors, one packed row: input_ids, token_type_ids, positions of the packed row to
-    predict with their ids, cu_seqlens, and by how much the losses of the optimizer step that it belongs to are divided
-    (`accumulate` batches on each of `world_size` ranks share one). Ranks take equal parts of the same places of the
-    order. `skipped` samples of an epoch, drawn before a restart, are left out; its batches are counted from there.
+    they begin. A (micro-)batch is one packed row: input_ids, token_type_ids, the positions of it to predict with
+    their ids, cu_seqlens, and by how much the losses of the optimizer step that it belongs to are divided (`accumulate`
+    batches on each of `world_size` ranks share one). Ranks take equal parts of the same places of the order. `skipped`
+    samples of an epoch, drawn before a restart, are left out; its batches and steps are counted from there.
     """
 
     sources: Columns | list[Columns]
@@ -365,6 +427,7 @@ class Batches:
     shares: list[float] | None = None  # of the sources; as their sizes when not given
     rank: int = 0
     world_size: int = 1
+    grouped: bool = True  # whether batches have the groups that attention.groups needs
 
     def __post_init__(self):
         self.sources = [self.sources] if isinstance(self.sources, Columns) else list(self.sources)
@@ -385,29 +448,48 @@ class Batches:
         whole, rest = divmod(len(self.order) - skipped, self.batch_size * self.world_size)
         return whole + (rest >= self.world_size)
 
+    def steps(self, skipped: int = 0) -> int:
+        """Optimizer steps of an epoch; the last one may have fewer batches."""
+        return -(-self.count(skipped) // self.accumulate)
+
     def _places(self, epoch: int, first: int, last: int, skipped: int) -> range:
         """Places of the order that batches [first, last) of an epoch have on all ranks together."""
         begin, size = epoch * len(self.order), self.batch_size * self.world_size
         end = skipped + last * size if last < self.count(skipped) else len(self.order)
         return range(begin + skipped + first * size, begin + end)
 
-    def draw(self, epoch: int, number: int, skipped: int = 0) -> dict[str, np.ndarray]:
-        """A batch but for what attention needs, as numpy arrays."""
-        places = self._places(epoch, number, number + 1, skipped)
-        parts = [len(places) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
-        drawn = self.order.draw(np.arange(places.start + parts[0], places.start + parts[1]))
-        packed = self._pack(drawn)
+    def draw(self, epoch: int, number: int, skipped: int = 0) -> dict[str, np.ndarray | int]:
+        """A batch but for its groups."""
         first = number - number % self.accumulate
+        packed, places = self._draw(epoch, number, skipped), self._places(epoch, number, number + 1, skipped)
         step = self._places(epoch, first, first + self.accumulate, skipped)
         alone = self.world_size == 1 and step == places
         predicted = len(packed["mlm_positions"]) if alone else self._step_predicted(step)
-        return packed | {"step_predicted": np.array(predicted), "step_samples": np.array(len(step))}
+        return packed | {"step_predicted": predicted, "step_samples": len(step)}
 
-    def batch(self, epoch: int, number: int, skipped: int = 0) -> dict[str, torch.Tensor]:
-        """A batch as tensors, with its samples in groups of similar length."""
-        arrays = self.draw(epoch, number, skipped)
-        groups, arrays["order"] = length_groups(arrays["cu_seqlens"].astype(np.int64))
-        return _tensors(arrays) | {"groups": [_tensors(group) for group in groups]}
+    def step(self, epoch: int, number: int, skipped: int = 0) -> Step:
+        """An optimizer step, as tensors."""
+        first = number * self.accumulate
+        last = min(first + self.accumulate, self.count(skipped))
+        drawn = [self._draw(epoch, batch, skipped) for batch in range(first, last)]
+        places = self._places(epoch, first, last, skipped)
+        alone = self.world_size == 1
+        predicted = sum(len(batch["mlm_positions"]) for batch in drawn) if alone else self._step_predicted(places)
+        divisors = {"step_predicted": predicted, "step_samples": len(places)}
+        return Step.of([self._for_attention(batch) | divisors for batch in drawn])
+
+    def _draw(self, epoch: int, number: int, skipped: int) -> dict[str, np.ndarray]:
+        """What this rank has of a batch."""
+        places = self._places(epoch, number, number + 1, skipped)
+        parts = [len(places) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
+        return self._pack(self.order.draw(np.arange(places.start + parts[0], places.start + parts[1])))
+
+    def _for_attention(self, batch: dict[str, np.ndarray]) -> dict:
+        lengths = np.diff(batch["cu_seqlens"])
+        batch = batch | {"longest": int(lengths.max())}
+        if self.grouped:
+            batch["groups"], batch["order"] = length_groups(batch["cu_seqlens"].astype(np.int64))
+        return batch
 
     def _pack(self, drawn: list[Drawn]) -> dict[str, np.ndarray]:
         """The samples of a batch, masked, in one row; those of one file and pass stand together."""
@@ -481,21 +563,21 @@ class Batches:
         return int(masking.selected_count(candidates, rate).sum())
 
 
-class BatchDataset(torch.utils.data.Dataset):
-    """Batches by (epoch, number, skipped), for a DataLoader with batch_size=None whose sampler yields such keys."""
+class StepDataset(torch.utils.data.Dataset):
+    """Optimizer steps by (epoch, number, skipped): for a DataLoader without batch_size whose sampler yields those."""
 
     def __init__(self, batches: Batches):
         self.batches = batches
 
     def __len__(self) -> int:
-        return len(self.batches)
+        return self.batches.steps()
 
-    def __getitem__(self, key: tuple[int, int, int]) -> dict[str, torch.Tensor]:
-        return self.batches.batch(*key)
+    def __getitem__(self, key: tuple[int, int, int]) -> Step:
+        return self.batches.step(*key)
 
 
 class EpochSampler(torch.utils.data.Sampler):
-    """The keys of one epoch's batches on this rank; Lightning calls set_epoch.
+    """The keys of one epoch's optimizer steps; Lightning calls set_epoch.
 
     After `go_on(consumed)` the epoch in which that many samples, of all epochs and ranks together, had been drawn
     begins behind them; in O(1), whatever the batch size and the number of ranks were before. Where that leaves fewer
@@ -519,7 +601,7 @@ class EpochSampler(torch.utils.data.Sampler):
         return self._place[1] if self.epoch == self._place[0] else 0
 
     def __len__(self) -> int:
-        return self.batches.count(self.skipped)
+        return self.batches.steps(self.skipped)
 
     def __iter__(self) -> Iterator[tuple[int, int, int]]:
         for number in range(len(self)):

@@ -1,9 +1,13 @@
-"""The LightningModule: BERT's two losses on a packed batch, around an unmodified transformers.BertForPreTraining.
+"""The LightningModule: BERT's two losses on packed batches, around an unmodified transformers.BertForPreTraining.
 
 Losses are means over masked tokens (MLM) and over samples (NSP) of a whole optimizer step, or of a whole validation or
 test set; never means of batch means. Only masked positions go through the vocabulary-sized head.
+
+What Lightning calls a batch is an optimizer step here, with all its micro-batches: so everything that Lightning counts
+is counted in optimizer steps, and a run can only be interrupted between two of them.
 """
 
+import contextlib
 import math
 
 import pytorch_lightning as pl
@@ -13,14 +17,23 @@ from transformers import (
     BertConfig,
     BertForPreTraining,
     get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
 )
 
-from bert_ja import attention
+from bert_ja import attention, draws
 from bert_ja.cli import StageError
+from bert_ja.dataset import Step
+from bert_ja.samples import NOT_MASKED
 
-OPTIMIZERS = ("adam", "adamw")
-SCHEDULES = ("constant", "linear")
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+SCHEDULES = {
+    "constant": get_constant_schedule_with_warmup,
+    "linear": get_linear_schedule_with_warmup,
+    "cosine": get_cosine_schedule_with_warmup,
+}
+AUTO = "auto"
+ATTENTION = (AUTO, *attention.BACKENDS)
 TOTALS = ("mlm_loss", "masked_tokens", "mlm_correct", "nsp_loss", "nsp_samples", "nsp_correct", "samples", "tokens")
 
 
@@ -38,9 +51,14 @@ class BertPretraining(pl.LightningModule):
         attention_probs_dropout_prob: Dropout of the attention weights, 0 to 1.
         lr: Learning rate after the warm-up.
         num_warmup_steps: Optimizer steps over which the learning rate rises from 0 to lr.
-        lr_schedule: After the warm-up, "constant" or "linear" (to zero at the last step).
+        lr_schedule: After the warm-up, "constant", or "linear" or "cosine" to zero at the last step.
         optimizer: "adam" as published, or "adamw" (weight decay spares biases and LayerNorm).
         weight_decay: Weight decay of adamw.
+        max_nonfinite_steps: Optimizer steps in a row whose loss or gradient is not finite, after which training stops;
+            each of them is skipped and counted.
+        attention_backend: "varlen", "nested" or "groups" instead of the best one for the device.
+        packed: False pads every sample to max_position_embeddings and puts all positions through the vocabulary-sized
+            head, as the published run did; for comparison.
     """
 
     MONITORED = ("val_loss", "val_mlm_loss", "val_mlm_accuracy", "val_nsp_loss", "val_nsp_accuracy")
@@ -60,9 +78,16 @@ class BertPretraining(pl.LightningModule):
         lr_schedule: str = "constant",
         optimizer: str = "adam",
         weight_decay: float = 0.0,
+        max_nonfinite_steps: int = 20,
+        attention_backend: str = AUTO,
+        packed: bool = True,
     ):
         super().__init__()
         self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.gradient_clip_val: float | None = None  # largest norm of a step's gradient
+        self.seed = 0  # of dropout
+        self.backend = "groups"  # of attention; see `choose_attention`
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
         self.model = BertForPreTraining(
             BertConfig(
@@ -74,14 +99,35 @@ class BertPretraining(pl.LightningModule):
                 max_position_embeddings=max_position_embeddings,
                 hidden_dropout_prob=hidden_dropout_prob,
                 attention_probs_dropout_prob=attention_probs_dropout_prob,
-                attn_implementation=attention.NAME,
+                attn_implementation=attention.PREFIX + self.backend,
             )
         )
+        # Steps that were not finite, on the device: those in a row up to now, the most in a row, all.
+        self.register_buffer("nonfinite", torch.zeros(3, dtype=torch.int64), persistent=False)
 
     # The step
 
+    def choose_attention(self, device: torch.device, dtype: torch.dtype) -> str:
+        """Take the attention backend for a device and the type that attention is computed in; why, in one line."""
+        options = self.hparams
+        heads, dropout = options.num_attention_heads, options.attention_probs_dropout_prob
+        if not options.packed:
+            self.backend, reason = "padded", "model.packed is false"
+            self.model.set_attn_implementation("sdpa")
+            return f"attention: {self.backend}, {reason}"
+        self.backend, reason = attention.choose(device, dtype, heads, options.hidden_size // heads, dropout)
+        if options.attention_backend != AUTO:
+            self.backend, reason = options.attention_backend, "as model.attention_backend says"
+            if self.backend == "varlen" and dropout:
+                raise StageError(
+                    "model.attention_backend varlen has no dropout: set model.attention_probs_dropout_prob: 0, or take "
+                    "nested or groups"
+                )
+        self.model.set_attn_implementation(attention.PREFIX + self.backend)
+        return f"attention: {self.backend}, {reason}"
+
     def forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """MLM logits at the masked positions, (masked, vocab_size), and NSP logits, (samples, 2).
+        """MLM logits at the masked positions, (masked, vocab_size), and NSP logits, (samples, 2), of a micro-batch.
 
         Samples without a second task (no next_sentence_labels) have none of the latter.
         """
@@ -90,8 +136,7 @@ class BertPretraining(pl.LightningModule):
             input_ids=batch["input_ids"].unsqueeze(0),
             token_type_ids=batch["token_type_ids"].unsqueeze(0),
             position_ids=batch["position_ids"].unsqueeze(0),
-            groups=batch["groups"],
-            order=batch["order"],
+            **attention.prepare(self.backend, batch),
         ).last_hidden_state[0]  # (tokens, hidden)
         mlm_logits = heads.predictions(hidden[batch["mlm_positions"]])
         if "next_sentence_labels" not in batch:
@@ -99,56 +144,147 @@ class BertPretraining(pl.LightningModule):
         first_tokens = hidden[batch["cu_seqlens"][:-1]]  # (samples, hidden): each sample's [CLS]
         return mlm_logits, heads.seq_relationship(bert.pooler(first_tokens.unsqueeze(1)))
 
+    def padded_forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """The published step: (MLM logits of all positions, (all, vocab_size), their labels, NSP logits)."""
+        longest, cu_seqlens = self.hparams.max_position_embeddings, batch["cu_seqlens"]
+        samples = len(cu_seqlens) - 1
+        sample = torch.bucketize(torch.arange(len(batch["input_ids"]), device=self.device), cu_seqlens[1:], right=True)
+        place = sample * longest + batch["position_ids"]
+
+        def rows(values: torch.Tensor, places: torch.Tensor, padding: int) -> torch.Tensor:
+            padded = values.new_full((samples * longest,), padding)
+            padded[places] = values
+            return padded.view(samples, longest)
+
+        output = self.model(
+            input_ids=rows(batch["input_ids"], place, 0),
+            token_type_ids=rows(batch["token_type_ids"], place, 0),
+            attention_mask=rows(torch.ones_like(place), place, 0),
+        )
+        labels = rows(batch["mlm_labels"], place[batch["mlm_positions"]], NOT_MASKED).flatten()
+        paired = "next_sentence_labels" in batch
+        return output.prediction_logits.flatten(0, 1), labels, output.seq_relationship_logits if paired else None
+
     def totals(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Sums over the batch, as named in TOTALS; the two losses keep their gradient.
+        """Sums over a micro-batch, as named in TOTALS; the two losses keep their gradient.
 
         Samples without a second task add nothing to nsp_loss, nsp_samples and nsp_correct.
         """
-        mlm_logits, nsp_logits = self(batch)
-        mlm_labels = batch["mlm_labels"]
-        totals = dict.fromkeys(TOTALS, torch.zeros((), device=self.device)) | {
-            "mlm_loss": cross_entropy(mlm_logits.float(), mlm_labels, reduction="sum"),
-            "masked_tokens": torch.tensor(len(mlm_labels), device=self.device),
+        if self.hparams.packed:
+            (mlm_logits, nsp_logits), mlm_labels = self(batch), batch["mlm_labels"]
+        else:
+            mlm_logits, mlm_labels, nsp_logits = self.padded_forward(batch)
+        sizes = {
+            "masked_tokens": len(batch["mlm_labels"]),
+            "samples": len(batch["cu_seqlens"]) - 1,
+            "tokens": len(batch["input_ids"]),
+        }
+        totals = dict.fromkeys(TOTALS, mlm_logits.new_zeros((), dtype=torch.float32)) | {
+            "mlm_loss": cross_entropy(mlm_logits.float(), mlm_labels, ignore_index=NOT_MASKED, reduction="sum"),
             "mlm_correct": (mlm_logits.argmax(-1) == mlm_labels).sum(),
-            "samples": torch.tensor(len(batch["cu_seqlens"]) - 1, device=self.device),
-            "tokens": torch.tensor(len(batch["input_ids"]), device=self.device),
         }
         if nsp_logits is not None:
             nsp_labels = batch["next_sentence_labels"]
+            sizes["nsp_samples"] = len(nsp_labels)
             totals |= {
                 "nsp_loss": cross_entropy(nsp_logits.float(), nsp_labels, reduction="sum"),
-                "nsp_samples": torch.tensor(len(nsp_labels), device=self.device),
                 "nsp_correct": (nsp_logits.argmax(-1) == nsp_labels).sum(),
             }
-        return totals
+        # full() writes a number on the device; tensor() would copy it there, and wait.
+        return totals | {
+            name: torch.full((), size, dtype=torch.float32, device=mlm_logits.device) for name, size in sizes.items()
+        }
 
-    def training_step(self, batch: dict, batch_idx: int) -> torch.Tensor:
-        totals = self.totals(batch)
-        # Lightning divides by accumulate_grad_batches; this makes the step's gradient that of its means.
-        mlm = totals["mlm_loss"] / batch["step_predicted"].clamp(min=1)  # labels may all be missing
-        nsp = totals["nsp_loss"] / batch["step_samples"]
+    def training_step(self, step: Step, batch_idx: int) -> None:
+        """All of an optimizer step: gradients of its micro-batches, summed; clipping; the update; the learning rate.
+
+        The loss is the mean over the masked tokens and the samples of the whole step, on all ranks together.
+        """
+        # Dropout is keyed by the step, so that a run that goes on needs no state of random generators.
+        torch.manual_seed(int(draws.key(self.seed, "dropout", self.global_step, self.global_rank)))
+        batches, sums = step.micro_batches(), 0
+        for number, batch in enumerate(batches, start=1):
+            with contextlib.nullcontext() if number == len(batches) else self._no_sync():
+                totals = self.totals(batch)
+                mlm = totals["mlm_loss"] / max(1, batch["step_predicted"])  # labels may all be missing
+                nsp = totals["nsp_loss"] / batch["step_samples"]
+                self.manual_backward((mlm + nsp) * self.trainer.world_size)  # DDP divides by that
+            sums = sums + torch.stack([totals[name].detach().double() for name in TOTALS])
+        norm = self._update(sums)
+        self.lr_schedulers().step()
         every = self.trainer.log_every_n_steps  # 0: never
-        if every and (self.trainer.global_step + 1) % every == 0:  # the steps at which Lightning hands metrics on
-            logged = {
-                "train_mlm_loss": (totals["mlm_loss"] / totals["masked_tokens"]).detach(),
-                "train_mlm_accuracy": totals["mlm_correct"] / totals["masked_tokens"],
-            }
-            if "next_sentence_labels" in batch:
-                logged["train_nsp_loss"] = (totals["nsp_loss"] / totals["samples"]).detach()
-                logged["train_nsp_accuracy"] = totals["nsp_correct"] / totals["samples"]
-            self.log_dict(logged)
-        return (mlm + nsp) * self.trainer.accumulate_grad_batches
+        if every and self.global_step % every == 0:  # the steps at which Lightning hands metrics on
+            self._log_step(sums, norm, paired="next_sentence_labels" in batch)
+
+    def _no_sync(self) -> contextlib.AbstractContextManager:
+        """Under DDP, gradients are exchanged once a step, after its last micro-batch."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
+
+    def _update(self, sums: torch.Tensor) -> torch.Tensor:
+        """Clip and take the optimizer's step, or skip it where it is not finite, all on the device; the norm before.
+
+        Fused optimizers divide gradients by `grad_scale` and do nothing where `found_inf` is 1 (as for a GradScaler).
+        """
+        optimizer = self.optimizers()
+        inner, scaler = optimizer.optimizer, getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None:
+            scaler.unscale_(inner)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        finite = torch.isfinite(norm) & torch.isfinite(sums).all()
+        if self.gradient_clip_val:
+            inner.grad_scale = (norm / self.gradient_clip_val).clamp(min=1.0).float()
+        if scaler is None:
+            inner.found_inf = (~finite).float()
+        optimizer.step()
+        for name in ("grad_scale", "found_inf"):
+            if hasattr(inner, name):
+                delattr(inner, name)
+        inner.zero_grad()
+        row = torch.where(finite, 0, self.nonfinite[0] + 1)
+        self.nonfinite = torch.stack([row, torch.maximum(row, self.nonfinite[1]), self.nonfinite[2] + (~finite)])
+        return norm
+
+    def _log_step(self, sums: torch.Tensor, norm: torch.Tensor, paired: bool) -> None:
+        if self.trainer.world_size > 1:
+            torch.distributed.all_reduce(sums)
+        totals = dict(zip(TOTALS, sums.float(), strict=True))
+        mlm_loss = totals["mlm_loss"] / totals["masked_tokens"]
+        logged = {
+            "train_loss": mlm_loss,
+            "train_mlm_loss": mlm_loss,
+            "train_mlm_accuracy": totals["mlm_correct"] / totals["masked_tokens"],
+            "gradient_norm": norm,
+        }
+        if paired:
+            logged["train_nsp_loss"] = totals["nsp_loss"] / totals["nsp_samples"]
+            logged["train_nsp_accuracy"] = totals["nsp_correct"] / totals["nsp_samples"]
+            logged["train_loss"] = mlm_loss + logged["train_nsp_loss"]
+        self.log_dict(logged | {"nonfinite_steps": self.nonfinite[2].float()})
+        self.require_finite()
+
+    def require_finite(self) -> None:
+        """Raise StageError after too many steps in a row that were not finite; waits for the device."""
+        most = int(self.nonfinite[1])
+        if most >= self.hparams.max_nonfinite_steps:
+            raise StageError(
+                f"the loss or the gradient of {most:,} optimizer steps in a row was not finite (each was skipped): "
+                "lower model.lr, raise model.num_warmup_steps, or set trainer.precision: bf16-mixed, and start from an "
+                "earlier checkpoint"
+            )
 
     # Validation and test
 
     def on_validation_epoch_start(self) -> None:
+        self.require_finite()
         self._sums = torch.zeros(len(TOTALS), dtype=torch.float64, device=self.device)
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def validation_step(self, batch: dict, batch_idx: int) -> None:
-        totals = self.totals(batch)
-        self._sums += torch.stack([totals[name].double() for name in TOTALS])
+    def validation_step(self, step: Step, batch_idx: int) -> None:
+        for batch in step.micro_batches():
+            totals = self.totals(batch)
+            self._sums += torch.stack([totals[name].double() for name in TOTALS])
 
     test_step = validation_step
 
@@ -191,35 +327,29 @@ class BertPretraining(pl.LightningModule):
             {"params": spared, "weight_decay": 0.0},
         ]
 
-    def new_optimizer(self, fused: bool) -> torch.optim.Optimizer:
+    def new_optimizer(self) -> torch.optim.Optimizer:
+        """Fused: one kernel on a GPU, a quarter of the time on a CPU, and it can skip a step without being asked."""
         options = self.hparams
-        if options.optimizer == "adam":
-            optimizer = torch.optim.Adam(self.parameters(), lr=options.lr, fused=fused)
-        else:
-            optimizer = torch.optim.AdamW(self._parameter_groups(), lr=options.lr, fused=fused)
-        # A fused step would take fp16's loss scale off the gradients itself, which is too late to clip them: Lightning
-        # refuses that, in bf16 too. Without this mark it unscales, clips and then steps, as for any other optimizer.
-        optimizer._step_supports_amp_scaling = False
-        return optimizer
+        parameters = self.parameters() if options.optimizer == "adam" else self._parameter_groups()
+        return OPTIMIZERS[options.optimizer](parameters, lr=options.lr, fused=True)
 
     def configure_optimizers(self) -> dict:
         options = self.hparams
-        optimizer = self.new_optimizer(fused=self.device.type == "cuda")
+        optimizer, schedule = self.new_optimizer(), SCHEDULES[options.lr_schedule]
+        steps = self.trainer.estimated_stepping_batches
         if options.lr_schedule == "constant":
-            schedule = get_constant_schedule_with_warmup(optimizer, options.num_warmup_steps)
-        else:
-            steps = self.trainer.estimated_stepping_batches
-            if math.isinf(steps):
-                raise StageError(
-                    "model.lr_schedule linear needs a last step: set trainer.max_steps or trainer.max_epochs"
-                )
-            if options.num_warmup_steps >= steps:
-                raise StageError(
-                    f"model.num_warmup_steps is {options.num_warmup_steps:,}, the run has {steps:,} optimizer steps: "
-                    "lower it, or raise trainer.max_steps"
-                )
-            schedule = get_linear_schedule_with_warmup(optimizer, options.num_warmup_steps, int(steps))
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+            return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer, options.num_warmup_steps)}
+        if math.isinf(steps):
+            raise StageError(
+                f"model.lr_schedule {options.lr_schedule} needs a last step: set trainer.max_steps or "
+                "trainer.max_epochs"
+            )
+        if options.num_warmup_steps >= steps:
+            raise StageError(
+                f"model.num_warmup_steps is {options.num_warmup_steps:,}, the run has {steps:,} optimizer steps: "
+                "lower it, or raise trainer.max_steps"
+            )
+        return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer, options.num_warmup_steps, int(steps))}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["provenance"] = self.provenance

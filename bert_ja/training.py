@@ -23,9 +23,9 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from bert_ja import devices, files, tokenization
 from bert_ja.callbacks import WholeCheckpointIO
 from bert_ja.cli import StageError
-from bert_ja.dataset import BatchDataset, Batches, Columns, EpochSampler
+from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
 from bert_ja.masking import MaskingRule
-from bert_ja.pretraining import OPTIMIZERS, SCHEDULES, BertPretraining
+from bert_ja.pretraining import ATTENTION, OPTIMIZERS, SCHEDULES, BertPretraining
 
 RUNS = Path("lightning_logs")
 OVERRIDE = "--data.ignore_records true"
@@ -81,6 +81,7 @@ class PretrainingData(pl.LightningDataModule):
             for part, given in (("train", train_file), ("valid", valid_file), ("test", test_file))
         }
         self.ignore_records, self.private_corpus = ignore_records, private_corpus
+        self.accumulate = 1  # batches an optimizer step, trainer.accumulate_grad_batches
         self.rule = MaskingRule(mlm_probability, mask_replace_prob, random_replace_prob)
         if tokenizer_model is None:
             raise StageError("data.tokenizer_model is not set: name the folder that train_tokenizer.py wrote")
@@ -174,19 +175,26 @@ class PretrainingData(pl.LightningDataModule):
             )
 
     def _loader(self, part: str, shuffle: bool) -> torch.utils.data.DataLoader:
-        columns = self.columns(part, self.trainer.lightning_module.hparams.max_position_embeddings)
-        accumulate = self.trainer.accumulate_grad_batches if shuffle else 1
-        shares = list(self.shares[part].values())
+        model = self.trainer.lightning_module
         batches = Batches(
-            columns, self.vocabulary, self.batch_size, self.seed, shuffle, accumulate, self.rule, shares=shares
+            self.columns(part, model.hparams.max_position_embeddings),
+            self.vocabulary,
+            self.batch_size,
+            self.seed,
+            shuffle,
+            self.accumulate if shuffle else 1,
+            self.rule,
+            shares=list(self.shares[part].values()),
+            grouped=model.backend == "groups",
         )
         return torch.utils.data.DataLoader(
-            BatchDataset(batches),
+            StepDataset(batches),
             batch_size=None,
             sampler=EpochSampler(batches),
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0 and shuffle,
+            generator=torch.Generator(),  # or it takes a number from the one of the model
             # The columns go to a forked worker as they are, mapped; from Python 3.14 on, the default copies them.
             multiprocessing_context="fork" if self.num_workers else None,
         )
@@ -226,13 +234,15 @@ def require_labels(path: Path, part: str, masked: bool) -> None:
 
 
 def require_validation(trainer: pl.Trainer, data: PretrainingData, samples: int) -> None:
-    """Refuse an interval of validation that is longer than an epoch, both in batches, as Lightning would in the end."""
-    batches, limit, interval = -(-samples // data.batch_size), trainer.limit_train_batches, trainer.val_check_interval
-    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-    if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > batches:
+    """Refuse an interval of validation that is longer than an epoch, as Lightning would in the end."""
+    step = data.batch_size * data.accumulate
+    steps, limit, interval = -(-samples // step), trainer.limit_train_batches, trainer.val_check_interval
+    steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
+    if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > steps:
+        batches = f" ({interval * data.accumulate:,} batches)" if data.accumulate > 1 else ""
         raise StageError(
-            f"trainer.val_check_interval is {interval:,} batches, an epoch has {batches:,}: lower it (and the "
-            "every_n_train_steps of the checkpoints with it), or set it to 1.0 to validate after each epoch"
+            f"trainer.val_check_interval is {interval:,} optimizer steps{batches}, an epoch has {steps:,}: lower it "
+            "(and the every_n_train_steps of the checkpoints with it), or set it to 1.0 to validate after each epoch"
         )
 
 
@@ -373,10 +383,12 @@ class TrainingCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         model = self.config.model
         problems = []
-        for name, allowed in (("optimizer", OPTIMIZERS), ("lr_schedule", SCHEDULES)):
+        choices = {"optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "attention_backend": ATTENTION}
+        for name, allowed in choices.items():
             if model[name] not in allowed:
                 problems.append(f"model.{name} must be one of {', '.join(allowed)}, got {model[name]!r}")
-        for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"):
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
+        for name in (*sizes, "max_nonfinite_steps"):
             if model[name] < 1:
                 problems.append(f"model.{name} must be 1 or more, got {model[name]}")
         if model.intermediate_size is not None and model.intermediate_size < 1:
@@ -404,10 +416,13 @@ class TrainingCLI(LightningCLI):
         devices.require_device(asked.accelerator, asked.devices, asked.precision)
 
     def instantiate_trainer(self, **options) -> pl.Trainer:
-        given = self.config_init.trainer.get("plugins") or []
-        plugins = [*(given if isinstance(given, list) else [given]), WholeCheckpointIO()]
+        given = self.config_init.trainer
+        plugins = given.get("plugins") or []
+        plugins = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpointIO()]
+        self.datamodule.accumulate = given.accumulate_grad_batches
+        self.model.gradient_clip_val, self.model.seed = given.gradient_clip_val, self.datamodule.seed
         try:
-            trainer = super().instantiate_trainer(plugins=plugins, **options)
+            trainer = super().instantiate_trainer(plugins=plugins, **in_steps(given), **options)
         except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
             raise StageError(f"trainer: {one_sentence(str(error))}") from None
         if trainer.world_size > 1:
@@ -416,6 +431,27 @@ class TrainingCLI(LightningCLI):
                 "set trainer.devices: 1"
             )
         return trainer
+
+
+def in_steps(trainer) -> dict:
+    """Options of `trainer:` for batches that are optimizer steps: what counts micro-batches there, counted in steps.
+
+    The model clips and accumulates. Raises StageError where an interval is no whole number of steps.
+    """
+    accumulate, counted = trainer.accumulate_grad_batches, {}
+    for name in ("val_check_interval", "limit_train_batches"):
+        batches = trainer[name]
+        if isinstance(batches, int) and batches % accumulate:
+            raise StageError(
+                f"trainer.{name} is {batches:,} batches, an optimizer step has {accumulate:,} "
+                "(trainer.accumulate_grad_batches): give a multiple of that"
+            )
+        counted[name] = batches // accumulate if isinstance(batches, int) else batches
+    if trainer.gradient_clip_algorithm not in (None, "norm"):
+        raise StageError(
+            f"trainer.gradient_clip_algorithm must be norm, got {trainer.gradient_clip_algorithm}: leave that key out"
+        )
+    return counted | {"accumulate_grad_batches": 1, "gradient_clip_val": None}
 
 
 def one_sentence(message: str, longest: int = 400) -> str:
@@ -543,11 +579,17 @@ def data_facts(data: PretrainingData) -> dict:
     }
 
 
+def attention_dtype(trainer: pl.Trainer) -> torch.dtype:
+    """The type that attention is computed in under trainer.precision."""
+    precision = str(trainer.precision)
+    return torch.bfloat16 if "bf16" in precision else torch.float16 if "16" in precision else torch.float32
+
+
 def settings(config, trainer: pl.Trainer) -> dict:
     """How a run trains, apart from the model's hyper-parameters."""
     return {
-        "samples_per_step": config.data.batch_size * trainer.accumulate_grad_batches,
-        "gradient_clip_val": trainer.gradient_clip_val,
+        "samples_per_step": config.data.batch_size * config.trainer.accumulate_grad_batches,
+        "gradient_clip_val": config.trainer.gradient_clip_val,
         "precision": str(trainer.precision),
         "seed": config.seed_everything,
         "data_seed": config.data.seed,

@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from bert_ja import dataset, files
 from bert_ja.cli import StageError
-from bert_ja.dataset import BatchDataset, Batches, Columns, EpochSampler, Order
+from bert_ja.dataset import Batches, Columns, EpochSampler, Order, Step, StepDataset
 from bert_ja.masking import MaskingRule
 from bert_ja.pretraining import BertPretraining
 from bert_ja.tokenization import Vocabulary
@@ -179,14 +179,15 @@ def marks(batch: dict) -> list[int]:
     return ids[batch["cu_seqlens"][:-1] + 1].tolist()
 
 
-def same(first: dict, second: dict) -> bool:
-    """Whether two batches hold the same tensors of the same types."""
-    if first.keys() != second.keys() or len(first["groups"]) != len(second["groups"]):
-        return False
-    pairs = [(first[name], second[name]) for name in first if name != "groups"]
-    for one, other in zip(first["groups"], second["groups"], strict=True):
-        pairs += [(one[name], other[name]) for name in one]
-    return all(a.dtype == b.dtype and torch.equal(a, b) for a, b in pairs)
+def same(first: Step, second: Step) -> bool:
+    """Whether two steps hold the same numbers, and lay them out alike."""
+    return torch.equal(first.numbers, second.numbers) and first.layout == second.layout
+
+
+def one_batch(drawn: Batches, epoch: int, number: int) -> dict:
+    """The only batch of an optimizer step."""
+    (batch,) = drawn.step(epoch, number).micro_batches()
+    return batch
 
 
 # Columns
@@ -907,13 +908,13 @@ def test_the_same_samples_are_masked_differently_in_another_file_pass_and_seed()
 
 def test_batches_are_the_same_after_a_restart(tmp_path):
     path = write(tmp_path / "a.jsonl", ragged(21, 2))
-    first = [batches(path).batch(3, number) for number in range(6)]
+    first = [batches(path).step(3, number) for number in range(6)]
     for name in os.listdir(tmp_path / ".a.jsonl.columns"):
         (tmp_path / ".a.jsonl.columns" / name).unlink()
     again = batches(path)
-    assert all(same(again.batch(3, number), first[number]) for number in reversed(range(6)))
-    assert not any(same(again.batch(4, number), first[number]) for number in range(6))
-    assert not any(same(batches(path, seed=1001).batch(3, number), first[number]) for number in range(6))
+    assert all(same(again.step(3, number), first[number]) for number in reversed(range(6)))
+    assert not any(same(again.step(4, number), first[number]) for number in range(6))
+    assert not any(same(batches(path, seed=1001).step(3, number), first[number]) for number in range(6))
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
@@ -923,10 +924,10 @@ def test_loader_processes_change_nothing(tmp_path, num_workers):
     drawn = batches([Columns.open(path) for path in paths], shares=[0.7, 0.3], accumulate=3, rank=1, world_size=2)
     sampler = EpochSampler(drawn)
     sampler.go_on(5 * 42 + 7)
-    loader = torch.utils.data.DataLoader(BatchDataset(drawn), batch_size=None, sampler=sampler, num_workers=num_workers)
+    loader = torch.utils.data.DataLoader(StepDataset(drawn), batch_size=None, sampler=sampler, num_workers=num_workers)
     found = list(loader)
-    assert len(found) == len(loader) == 5
-    assert all(same(batch, drawn.batch(5, number, 7)) for number, batch in enumerate(found))
+    assert len(found) == len(loader) == 2  # 5 batches, 3 a step
+    assert all(same(batch, drawn.step(5, number, 7)) for number, batch in enumerate(found))
 
 
 # Ranks
@@ -1257,7 +1258,7 @@ def test_loss_and_gradients_of_a_packed_batch_are_those_of_a_padded_one(tmp_path
     packed_model, padded_model = models
     for seed in range(2):
         path = write(tmp_path / f"{seed}.jsonl", ragged(number, seed, masked))
-        batch = batches(path, batch_size=number).batch(seed, 0)
+        batch = one_batch(batches(path, batch_size=number), seed, 0)
         totals = packed_model.totals(batch)
         loss = totals["mlm_loss"] / batch["step_predicted"] + totals["nsp_loss"] / batch["step_samples"]
         ours = gradients(packed_model.model, loss)
@@ -1281,9 +1282,9 @@ def test_a_sample_is_not_touched_by_its_neighbours(tmp_path, models):
     """Another sample's tokens change nothing, not even by rounding that grows with the batch."""
     made = ragged(8, 0, masked=True)
     with torch.no_grad():
-        whole = models[0](batches(write(tmp_path / "a.jsonl", made), batch_size=8, shuffle=False).batch(0, 0))
+        whole = models[0](one_batch(batches(write(tmp_path / "a.jsonl", made), batch_size=8, shuffle=False), 0, 0))
         alone = [
-            models[0](batches(write(tmp_path / f"{at}.jsonl", [one]), batch_size=1, shuffle=False).batch(0, 0))
+            models[0](one_batch(batches(write(tmp_path / f"{at}.jsonl", [one]), batch_size=1, shuffle=False), 0, 0))
             for at, one in enumerate(made)
         ]
     for side in (0, 1):
@@ -1300,9 +1301,9 @@ def test_accumulated_gradients_of_uneven_batches_are_those_of_one_step(tmp_path,
         return totals["mlm_loss"] / batch["step_predicted"] + totals["nsp_loss"] / batch["step_samples"]
 
     small = batches(path, batch_size=4, accumulate=3)
-    parts = gradients(model, sum(loss(small.batch(0, number)) for number in range(3)))
+    parts = gradients(model, sum(map(loss, small.step(0, 0).micro_batches())))
     parts = {name: gradient.clone() for name, gradient in parts.items()}
-    whole = gradients(model, loss(batches(path, batch_size=10).batch(0, 0)))
+    whole = gradients(model, loss(one_batch(batches(path, batch_size=10), 0, 0)))
     for name, gradient in whole.items():
         assert torch.allclose(parts[name], gradient, atol=1e-5), name
 
@@ -1336,8 +1337,8 @@ def test_a_batch_of_twenty_million_samples_takes_a_few_megabytes(tmp_path, words
     vocabulary = Vocabulary(size=400, sha256="", pad=399, unk=UNK, cls=CLS, sep=SEP, mask=MASK)
     drawn = Batches(columns, vocabulary, 300, 1, shuffle=True, accumulate=32)
     tracemalloc.start()
-    last = drawn.batch(7, len(drawn) - 1)
-    drawn.batch(7, 40_000)
+    last = drawn.draw(7, len(drawn) - 1)
+    drawn.step(7, 1_250)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert len(last["next_sentence_labels"]) == number % 300

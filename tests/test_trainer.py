@@ -175,7 +175,7 @@ def test_one_batch_is_learned_by_heart(work, samples, tokenizer):
     torch.manual_seed(0)
     vocabulary = tokenization.vocabulary(tokenizer)
     columns = Columns.open(samples / "valid.jsonl", files.read_record(samples / "valid.jsonl"))
-    batch = Batches(columns, vocabulary, 8, 1, shuffle=False).batch(0, 0)
+    (batch,) = Batches(columns, vocabulary, 8, 1, shuffle=False).step(0, 0).micro_batches()
     model = BertPretraining(vocabulary.size, 64, 2, 2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
     for _ in range(300):

@@ -17,7 +17,7 @@ import trainer
 from bert_ja import callbacks, files, tokenization, training
 from bert_ja.callbacks import WholeCheckpointIO
 from bert_ja.cli import StageError
-from bert_ja.dataset import BatchDataset, Batches, Columns, EpochSampler
+from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
 from bert_ja.pretraining import BertPretraining
 
 PUBLISHED = {
@@ -396,7 +396,22 @@ def test_a_linear_schedule_without_an_end_is_refused(here):
 def test_a_validation_that_would_never_come_is_refused(here):
     few = ("--trainer.limit_train_batches", 7, "--trainer.val_check_interval", 8)
     assert refused("--config", CONFIG, *few).startswith(
-        "trainer.val_check_interval is 8 batches, an epoch has 7: lower it"
+        "trainer.val_check_interval is 8 optimizer steps, an epoch has 7: lower it"
+    )
+    few = ("--trainer.limit_train_batches", 14, "--trainer.val_check_interval", 16)
+    assert refused("--config", CONFIG, *few, "--trainer.accumulate_grad_batches", 2).startswith(
+        "trainer.val_check_interval is 8 optimizer steps (16 batches), an epoch has 7: lower it"
+    )
+
+
+def test_an_interval_in_batches_that_is_no_whole_number_of_steps_is_refused(here):
+    accumulated = ("--trainer.accumulate_grad_batches", 4, "--trainer.val_check_interval", 6)
+    assert refused("--config", CONFIG, *accumulated) == (
+        "trainer.val_check_interval is 6 batches, an optimizer step has 4 (trainer.accumulate_grad_batches): give a "
+        "multiple of that"
+    )
+    assert refused("--config", CONFIG, "--trainer.gradient_clip_algorithm", "value") == (
+        "trainer.gradient_clip_algorithm must be norm, got value: leave that key out"
     )
 
 
@@ -575,11 +590,10 @@ def test_accumulation_gives_the_gradient_of_the_whole_step(samples, tokenizer, b
     batches = Batches(columns, vocabulary, batch_size, 1, True, accumulate)
     size = batch_size * accumulate
     whole = Batches(columns, vocabulary, size, 1, True)
-    last_step = (len(columns) - 1) // size
-    for step in (0, last_step):
-        expected = gradient(model, [whole.batch(0, step)])
-        numbers = range(step * accumulate, min((step + 1) * accumulate, len(batches)))
-        assert torch.allclose(gradient(model, [batches.batch(0, n) for n in numbers]), expected, atol=1e-6)
+    assert batches.steps() == whole.steps() == -(-len(columns) // size)
+    for step in (0, batches.steps() - 1):
+        expected = gradient(model, whole.step(0, step).micro_batches())
+        assert torch.allclose(gradient(model, batches.step(0, step).micro_batches()), expected, atol=1e-6)
 
 
 def small_model(vocab_size: int, **options) -> BertPretraining:
@@ -589,39 +603,143 @@ def small_model(vocab_size: int, **options) -> BertPretraining:
 
 
 @pytest.fixture
-def fit(samples, tokenizer, tmp_path):
-    """A function that trains a small model for `limit_train_batches` batches of 8 samples in this process."""
-    vocabulary = tokenization.vocabulary(tokenizer)
+def batches(samples, tokenizer) -> Batches:
+    """Steps of 4 times 8 samples."""
     columns = Columns.open(samples / "train.jsonl", files.read_record(samples / "train.jsonl"))
-    batches = Batches(columns, vocabulary, 8, 1, True)
-    loader = torch.utils.data.DataLoader(BatchDataset(batches), batch_size=None, sampler=EpochSampler(batches))
+    return Batches(columns, tokenization.vocabulary(tokenizer), 8, 1, True, accumulate=4)
+
+
+@pytest.fixture
+def fit(batches, tmp_path):
+    """A function that trains a model for `limit_train_batches` of these steps in this process."""
+    loader = torch.utils.data.DataLoader(StepDataset(batches), batch_size=None, sampler=EpochSampler(batches))
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
 
-    def run(model: BertPretraining, **options) -> BertPretraining:
+    def run(model: BertPretraining, clip: float | None = None, **options) -> BertPretraining:
         options = {"logger": False, "max_epochs": 1} | quiet | options
+        model.gradient_clip_val = clip
         pl.Trainer(accelerator="cpu", default_root_dir=tmp_path, **options).fit(model, loader)
         return model
 
     return run
 
 
+def weights(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def trained_by_hand(model: BertPretraining, batches: Batches, steps: int, clip: float, scale: float) -> torch.Tensor:
+    """The textbook's loop: a plain optimizer, torch's clipping, and under fp16 torch's GradScaler; its weights."""
+    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[model.hparams.optimizer]
+    optimizer = kind(model._parameter_groups(), lr=model.hparams.lr, fused=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=scale or 1.0, enabled=scale > 0)
+    for number in range(steps):
+        optimizer.zero_grad()
+        for batch in batches.step(0, number).micro_batches():
+            with torch.autocast("cpu", torch.float16, enabled=scale > 0):
+                totals = model.totals(batch)
+            loss = totals["mlm_loss"] / batch["step_predicted"] + totals["nsp_loss"] / batch["step_samples"]
+            scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+        scaler.step(optimizer)
+        scaler.update()
+    return weights(model)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
-def test_a_fused_optimizer_clips_in_mixed_precision_and_gives_the_weights_of_a_plain_one(fit, optimizer, monkeypatch):
-    """As on a GPU with 16-mixed: gradients are unscaled, then clipped, then the fused step is taken."""
-    weights, new_optimizer = [], BertPretraining.new_optimizer
-    for fused in (True, False):
-        monkeypatch.setattr(
-            BertPretraining, "new_optimizer", lambda self, fused, forced=fused: new_optimizer(self, forced)
-        )
-        scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-        plugin = pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)
-        model = small_model(3000, optimizer=optimizer, lr=0.01)
-        fit(model, limit_train_batches=3, gradient_clip_val=0.1, plugins=[plugin])
-        assert scaler.get_scale() == 1024.0
-        weights.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
-    assert not torch.equal(weights[0], torch.cat([p.detach().flatten() for p in small_model(3000).parameters()]))
+@pytest.mark.parametrize("precision", ["32-true", "16-mixed"])
+def test_a_step_gives_the_weights_of_the_textbooks_loop(fit, batches, optimizer, precision):
+    """Micro-batches, fp16's loss scale, clipping and the fused update, against the plain order of the four."""
+    options = {"optimizer": optimizer, "lr": 0.01, "weight_decay": 0.1 * (optimizer == "adamw")}
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    half = {"plugins": [pl.plugins.MixedPrecision("16-mixed", "cpu", scaler)]} if precision == "16-mixed" else {}
+    found = weights(fit(small_model(3000, **options), clip=0.1, limit_train_batches=3, **half))
+    expected = trained_by_hand(small_model(3000, **options), batches, 3, 0.1, 1024.0 if half else 0.0)
+    assert not torch.equal(found, weights(small_model(3000)))
     # Adam goes by the sign of a gradient at first, and next to zero rounding decides it.
-    assert ((weights[0] - weights[1]).abs() > 1e-5).float().mean() < 0.01
+    assert ((found - expected).abs() > 1e-5).float().mean() < 0.01
+
+
+def test_micro_batches_of_any_size_train_the_same_model(fit, batches):
+    """8 x 4, 32 x 1 and 3 x 11: the same losses and weights after five steps, the last one of an epoch among them."""
+    found = []
+    for size, accumulate in ((8, 4), (32, 1), (1, 32)):
+        cut = Batches(batches.sources, batches.vocabulary, size, 1, True, accumulate)
+        sampler = EpochSampler(cut)
+        sampler.go_on(len(cut.order) - 4 * 32 - 5)
+        loader = torch.utils.data.DataLoader(StepDataset(cut), batch_size=None, sampler=sampler)
+        model = small_model(3000, lr=0.01)
+        trainer = pl.Trainer(
+            **{"accelerator": "cpu", "logger": False, "max_epochs": 1, "enable_progress_bar": False},
+            **{"enable_model_summary": False, "enable_checkpointing": False},
+        )
+        trainer.fit(model, loader)
+        assert trainer.global_step == 5
+        found.append(weights(model))
+    for other in found[1:]:
+        assert ((found[0] - other).abs() > 1e-5).float().mean() < 0.01
+
+
+def with_bad_steps(model: BertPretraining, bad: set[int]) -> BertPretraining:
+    """The model with a loss that is not a number in these optimizer steps."""
+    totals = model.totals
+
+    def spoiled(batch: dict) -> dict:
+        found = totals(batch)
+        return found | {"mlm_loss": found["mlm_loss"] * float("nan")} if model.global_step in bad else found
+
+    model.totals = spoiled
+    return model
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_step_that_is_not_finite_is_skipped_and_counted(fit, clip):
+    model = fit(with_bad_steps(small_model(3000, lr=0.01), {1}), clip, limit_train_batches=2)
+    assert model.nonfinite.tolist() == [1, 1, 1]
+    assert torch.equal(weights(model), weights(fit(small_model(3000, lr=0.01), clip, limit_train_batches=1)))
+    model = fit(with_bad_steps(small_model(3000, lr=0.01), {1, 3, 4}), clip, limit_train_batches=6)
+    assert model.nonfinite.tolist() == [0, 2, 3]
+    assert torch.isfinite(weights(model)).all()
+
+
+def test_training_ends_after_too_many_steps_in_a_row_that_were_not_finite(fit):
+    model = with_bad_steps(small_model(3000, max_nonfinite_steps=3), {1, 2, 4, 5, 6})
+    with pytest.raises(StageError, match="of 3 optimizer steps in a row was not finite .each was skipped.: lower "):
+        fit(model, limit_train_batches=20, log_every_n_steps=2)
+    assert model.global_step == 8
+
+
+class Synchronisations(torch.utils._python_dispatch.TorchDispatchMode):
+    """Counts operations for which a GPU's host has to wait: reading a number, and results of unknown size."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "_unique2", "unique_dim")
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        name = function.overloadpacket.__name__
+        boolean = name == "index" and any(i is not None and i.dtype == torch.bool for i in arguments[1])
+        if name in self.WAITS or boolean:
+            self.found.append(name)
+        return function(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("clip", [None, 1.0])
+def test_a_step_that_does_not_log_never_waits_for_the_device(fit, monkeypatch, clip):
+    """With log_every_n_steps 4, of eight steps the fourth and the eighth log and wait."""
+    waits, training_step = [], BertPretraining.training_step
+
+    def watched(self, step, batch_idx):
+        with Synchronisations() as mode:
+            training_step(self, step, batch_idx)
+        waits.append(len(mode.found))
+
+    monkeypatch.setattr(BertPretraining, "training_step", watched)
+    fit(small_model(3000), clip, limit_train_batches=8, log_every_n_steps=4)
+    assert [number for number, count in enumerate(waits, start=1) if count] == [4, 8]
 
 
 def test_training_losses_are_logged_at_the_step_that_they_are_of(fit, tmp_path):
@@ -650,3 +768,37 @@ def gradient(model: BertPretraining, micro_batches: list[dict]) -> torch.Tensor:
         totals = model.totals(batch)
         (totals["mlm_loss"] / batch["step_predicted"] + totals["nsp_loss"] / batch["step_samples"]).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("backend", ["groups", "nested"])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_padded_step_has_the_totals_and_gradients_of_a_packed_one(batches, backend):
+    """model.packed false is the published step: every sample padded, all positions through the head."""
+    packed, padded = small_model(3000), small_model(3000, packed=False)
+    packed.hparams.attention_backend = backend
+    for model in (packed, padded):
+        model.choose_attention(torch.device("cpu"), torch.float32)
+    assert (packed.backend, padded.backend) == (backend, "padded")
+    for batch in batches.step(0, 0).micro_batches():
+        one, other = (model.totals(batch) for model in (packed, padded))
+        for name in one:
+            assert torch.allclose(one[name].float(), other[name].float(), rtol=1e-5), name
+    step = batches.step(0, 1).micro_batches()
+    assert torch.allclose(gradient(packed, step), gradient(padded, step), atol=1e-6)
+
+
+def test_a_backend_without_dropout_is_refused_where_dropout_is_asked_for():
+    model = small_model(3000, attention_backend="varlen")
+    assert model.choose_attention(torch.device("cpu"), torch.float32) == (
+        "attention: varlen, as model.attention_backend says"
+    )
+    model.hparams.attention_probs_dropout_prob = 0.1
+    with pytest.raises(StageError, match="varlen has no dropout: set model.attention_probs_dropout_prob: 0, or take "):
+        model.choose_attention(torch.device("cpu"), torch.float32)
+
+
+def test_the_type_that_attention_is_computed_in_follows_the_precision():
+    for precision, dtype in (("16-mixed", "float16"), ("bf16-mixed", "bfloat16"), ("bf16-true", "bfloat16")):
+        trainer = pl.Trainer(accelerator="cpu", precision="32-true", logger=False, enable_checkpointing=False)
+        trainer._accelerator_connector.precision_plugin.precision = precision
+        assert training.attention_dtype(trainer) == getattr(torch, dtype)

@@ -1,0 +1,87 @@
+"""Attention over packed samples: every backend against one sample after another."""
+
+import pytest
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from bert_ja import attention
+from bert_ja.dataset import Step, length_groups
+
+HEADS, HEAD_DIM = 2, 16
+LENGTHS = ([1], [5, 1, 1, 9], [3] * 8, list(range(1, 40)), [512, 1, 511, 2, 60])
+
+
+def batch_of(lengths: list[int]) -> dict:
+    """What a micro-batch tells attention of samples of these lengths."""
+    cu_seqlens = torch.tensor([0, *lengths]).cumsum(0)
+    groups, order = length_groups(cu_seqlens.numpy())
+    numbers = {"cu_seqlens": cu_seqlens.numpy(), "groups": groups, "order": order, "longest": max(lengths)}
+    (batch,) = Step.of([numbers]).micro_batches()
+    return batch
+
+
+def states_of(tokens: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(tokens)
+    return [
+        torch.randn(1, HEADS, tokens, HEAD_DIM, generator=generator, requires_grad=True, dtype=torch.float64)
+        for _ in range(3)
+    ]
+
+
+def one_by_one(states: list[torch.Tensor], lengths: list[int]) -> torch.Tensor:
+    parts = [each.split(lengths, dim=2) for each in states]
+    outputs = [scaled_dot_product_attention(*sample) for sample in zip(*parts, strict=True)]
+    return torch.cat(outputs, dim=2).transpose(1, 2)
+
+
+@pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} samples")
+@pytest.mark.parametrize("backend", ["groups", "nested"])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_every_sample_gets_the_attention_that_it_has_alone(backend, lengths):
+    states = states_of(sum(lengths))
+    arguments = attention.prepare(backend, batch_of(lengths))
+    found, _ = attention.BACKENDS[backend](None, *states, None, HEAD_DIM**-0.5, **arguments)
+    expected = one_by_one(states, lengths)
+    assert found.shape == (1, sum(lengths), HEADS, HEAD_DIM)
+    assert torch.allclose(found, expected, atol=1e-12)
+    weight = torch.randn(found.shape, generator=torch.Generator().manual_seed(1), dtype=found.dtype)
+    ours, theirs = (torch.autograd.grad((output * weight).sum(), states) for output in (found, expected))
+    assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("backend", ["groups", "nested"])
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_attention_dropout_is_applied(backend):
+    """With values of 1 an output is the sum of a token's weights: 1, and with dropout 1 on average only."""
+    lengths = [60, 30, 4]
+    states = [each.detach() for each in states_of(sum(lengths))]
+    states[2] = torch.ones_like(states[2])
+    arguments = attention.prepare(backend, batch_of(lengths))
+    torch.manual_seed(0)
+    plain, dropped = (
+        attention.BACKENDS[backend](None, *states, None, HEAD_DIM**-0.5, rate, **arguments)[0] for rate in (0.0, 0.2)
+    )
+    assert torch.allclose(plain, torch.ones_like(plain))
+    assert dropped.std() > 0.05
+    assert abs(dropped.mean() - 1) < 0.1
+
+
+def test_a_cpu_gets_groups_and_is_told_why():
+    backend, reason = attention.choose(torch.device("cpu"), torch.bfloat16, 12, 64, 0.1)
+    assert (backend, reason) == ("groups", "FlashAttention needs CUDA, this is cpu")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("backend", ["varlen", "nested"])
+def test_flash_attention_agrees_with_groups(backend):
+    lengths = LENGTHS[-1]
+    states = [each.detach().to("cuda", torch.bfloat16).repeat(1, 1, 1, 4) for each in states_of(sum(lengths))]
+    batch = {name: part.cuda() if torch.is_tensor(part) else part for name, part in batch_of(lengths).items()}
+    batch["groups"] = [{name: part.cuda() for name, part in group.items()} for group in batch["groups"]]
+    found, expected = (
+        attention.BACKENDS[name](None, *states, None, 64**-0.5, **attention.prepare(name, batch))[0].float()
+        for name in (backend, "groups")
+    )
+    assert torch.allclose(found, expected, atol=0.02)
+    assert attention.choose(torch.device("cuda", 0), torch.bfloat16, 12, 64, 0.1)[0] == "nested"
+    assert attention.choose(torch.device("cuda", 0), torch.bfloat16, 12, 64, 0.0)[0] == "varlen"
