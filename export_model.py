@@ -88,7 +88,7 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
     arguments = ["--config", str(training.find_config(config, path)), "--trainer.callbacks=null"]
     arguments += ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.devices=1"]
     arguments += ["--trainer.precision=32-true"]
-    command = training.TrainingCLI(arguments, save_config_callback=None)
+    command = training.TrainingCLI(arguments, checkpoint, save_config_callback=None)
     module, data = command.model, command.datamodule
     training.require_same_vocabulary(path, checkpoint, data.vocabulary)
     training.load_weights(module, path, checkpoint)

@@ -40,7 +40,7 @@ def main(
     arguments += [f"--data.test_file={test_file}"] if test_file is not None else []
     arguments += [f"--data.batch_size={batch_size}"] if batch_size is not None else []
     arguments += [f"--trainer.accelerator={accelerator}"] if accelerator is not None else []
-    command = training.TrainingCLI(arguments, save_config_callback=None)
+    command = training.TrainingCLI(arguments, checkpoint, save_config_callback=None)
     model, data = command.model, command.datamodule
     data.require("test", model.hparams.max_position_embeddings)
     training.require_same_vocabulary(path, checkpoint, data.vocabulary)

@@ -43,7 +43,7 @@ def report_end(trainer, entropy: float, started: float) -> None:
 
 def main(arguments: list[str]) -> None:
     started = time.time()
-    from bert_ja import training
+    from bert_ja import continuing, training
     from bert_ja.dataset import unigram_entropy
 
     training.quiet_start()
@@ -54,12 +54,17 @@ def main(arguments: list[str]) -> None:
     positions = model.hparams.max_position_embeddings
     for part in ("train", "valid"):
         data.require(part, positions)
+    continued = None
+    if (folder := model.from_pretrained) is not None:
+        training.quiet_loading()
+        private = data.is_private(folder)
+        continued = continuing.begin(model.model, folder, data.tokenizer_model, data.vocabulary, private)
     columns = data.columns("train", positions)
     training.require_validation(trainer, data, sum(map(len, columns)))
     files.require_space(trainer.log_dir, training.checkpoint_bytes(trainer, model), "the set of checkpoints")
     entropy = unigram_entropy(columns, data.vocabulary)
     training.require_monitor(trainer, data.columns("valid", positions))
-    model.provenance = training.data_facts(data) | {
+    model.provenance = training.data_facts(data, continued) | {
         "unigram_entropy": entropy,
         "settings": training.settings(command.config, trainer),
     }

@@ -285,7 +285,9 @@ def _training(facts: Facts) -> str:
     options, settings = facts.model["model"], facts.training.get("settings") or {}
     decay = f", weight decay {options['weight_decay']}" if options["optimizer"] == "adamw" else ""
     versions = facts.training.get("versions") or {}
-    rows = [f"{facts.model['steps']:,} optimizer steps"]
+    source = (facts.training.get("continued_from") or {}).get("name")
+    rows = [f"Continued from the model {_line(source)}"] if source else []
+    rows.append(f"{facts.model['steps']:,} optimizer steps")
     if settings.get("samples_per_step"):
         rows.append(f"{settings['samples_per_step']:,} samples an optimizer step")
     rows += [

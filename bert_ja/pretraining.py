@@ -21,7 +21,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from bert_ja import attention, draws
+from bert_ja import attention, continuing, draws
 from bert_ja.cli import StageError
 from bert_ja.dataset import Step
 from bert_ja.samples import NOT_MASKED
@@ -59,6 +59,13 @@ class BertPretraining(pl.LightningModule):
         attention_backend: "varlen", "nested" or "groups" instead of the best one for the device.
         packed: False pads every sample to max_position_embeddings and puts all positions through the vocabulary-sized
             head, as the published run did; for comparison.
+        type_vocab_size: Token types of a sample: 2 for pairs, 1 or more for samples of --objective none.
+        hidden_act: Activation of the feed-forward layers, as transformers names it.
+        layer_norm_eps: What LayerNorm adds to the variance.
+        embedding_rows: Rows of the word embeddings where they are more than the tokenizer's pieces.
+        pad_token_id: Id of the padding piece; comes from data.tokenizer_model.
+        from_pretrained: Folder of a BERT whose weights training starts with; the sizes above, hidden_act,
+            layer_norm_eps and embedding_rows come from there.
     """
 
     MONITORED = ("val_loss", "val_mlm_loss", "val_mlm_accuracy", "val_nsp_loss", "val_nsp_accuracy")
@@ -81,9 +88,16 @@ class BertPretraining(pl.LightningModule):
         max_nonfinite_steps: int = 20,
         attention_backend: str = AUTO,
         packed: bool = True,
+        type_vocab_size: int = 2,
+        hidden_act: str = "gelu",
+        layer_norm_eps: float = 1e-12,
+        embedding_rows: int | None = None,
+        pad_token_id: int = 0,
+        from_pretrained: str | None = None,
     ):
         super().__init__()
-        self.save_hyperparameters()
+        self.save_hyperparameters(ignore=["from_pretrained"])  # a path, and not needed to build the model again
+        self.from_pretrained = from_pretrained  # read by continuing.begin, when a run starts
         self.automatic_optimization = False
         self.gradient_clip_val: float | None = None  # largest norm of a step's gradient
         self.seed = 0  # of dropout
@@ -91,7 +105,7 @@ class BertPretraining(pl.LightningModule):
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
         self.model = BertForPreTraining(
             BertConfig(
-                vocab_size=vocab_size,
+                vocab_size=continuing.require_rows(embedding_rows, vocab_size, from_pretrained),
                 hidden_size=hidden_size,
                 num_hidden_layers=num_hidden_layers,
                 num_attention_heads=num_attention_heads,
@@ -99,6 +113,10 @@ class BertPretraining(pl.LightningModule):
                 max_position_embeddings=max_position_embeddings,
                 hidden_dropout_prob=hidden_dropout_prob,
                 attention_probs_dropout_prob=attention_probs_dropout_prob,
+                type_vocab_size=type_vocab_size,
+                hidden_act=hidden_act,
+                layer_norm_eps=layer_norm_eps,
+                pad_token_id=pad_token_id,
                 attn_implementation=attention.PREFIX + self.backend,
             )
         )

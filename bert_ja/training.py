@@ -19,8 +19,9 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from transformers.activations import ACT2FN
 
-from bert_ja import devices, files, tokenization
+from bert_ja import continuing, devices, files, tokenization
 from bert_ja.callbacks import WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
@@ -176,8 +177,10 @@ class PretrainingData(pl.LightningDataModule):
 
     def _loader(self, part: str, shuffle: bool) -> torch.utils.data.DataLoader:
         model = self.trainer.lightning_module
+        columns = self.columns(part, model.hparams.max_position_embeddings)
+        require_types(list(self.shares[part]), columns, model.hparams.type_vocab_size)
         batches = Batches(
-            self.columns(part, model.hparams.max_position_embeddings),
+            columns,
             self.vocabulary,
             self.batch_size,
             self.seed,
@@ -225,6 +228,14 @@ def require_fits(path: Path, longest_sample: int, positions: int) -> None:
         raise StageError(
             f"{path} holds a sample of {longest_sample:,} tokens, the model reads {positions:,} "
             "(model.max_position_embeddings): raise that, or make the samples with a smaller --max_seq_len"
+        )
+
+
+def require_types(paths: list[str], columns: list[Columns], types: int) -> None:
+    if types < 2 and columns[0].paired:
+        raise StageError(
+            f"{' and '.join(paths)}: pairs have two token types, the model has {types} (model.type_vocab_size): "
+            "make the samples with --objective none"
         )
 
 
@@ -358,9 +369,13 @@ def config_paths(argv: list[str]) -> list[str]:
 
 
 class TrainingCLI(LightningCLI):
-    """LightningCLI for pre-training: `model:`, `data:`, `trainer:`, errors of one sentence, whole checkpoints."""
+    """LightningCLI for pre-training: `model:`, `data:`, `trainer:`, errors of one sentence, whole checkpoints.
 
-    def __init__(self, args: list[str], **options):
+    With a `checkpoint` that is to be tested, exported or resumed, the folder of model.from_pretrained is not read.
+    """
+
+    def __init__(self, args: list[str], checkpoint: dict | None = None, **options):
+        self.checkpoint = checkpoint
         for path in config_paths(args):
             read_config(path)
         try:
@@ -379,20 +394,30 @@ class TrainingCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         parser.link_arguments("data.vocabulary", "model.vocab_size", lambda v: v.size, apply_on="instantiate")
+        parser.link_arguments("data.vocabulary", "model.pad_token_id", lambda v: v.pad, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: list[str]) -> None:
+        super().parse_arguments(parser, args)
+        continues = self.config.model.from_pretrained is not None
+        self.given = parser.parse_args(args, defaults=False).model if continues else {}  # what stands in args alone
 
     def before_instantiate_classes(self) -> None:
         model = self.config.model
+        continuing.settle(model, self.given, self.checkpoint)
         problems = []
         choices = {"optimizer": OPTIMIZERS, "lr_schedule": SCHEDULES, "attention_backend": ATTENTION}
         for name, allowed in choices.items():
             if model[name] not in allowed:
                 problems.append(f"model.{name} must be one of {', '.join(allowed)}, got {model[name]!r}")
-        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings")
-        for name in (*sizes, "max_nonfinite_steps"):
-            if model[name] < 1:
+        for name in (*continuing.SIZES, "max_nonfinite_steps"):
+            if model[name] is not None and model[name] < 1:
                 problems.append(f"model.{name} must be 1 or more, got {model[name]}")
-        if model.intermediate_size is not None and model.intermediate_size < 1:
-            problems.append(f"model.intermediate_size must be 1 or more, got {model.intermediate_size}")
+        if model.hidden_act not in ACT2FN:
+            problems.append(
+                f"model.hidden_act must be an activation of transformers, as gelu, got {model.hidden_act!r}"
+            )
+        if model.layer_norm_eps <= 0:
+            problems.append(f"model.layer_norm_eps must be above 0, got {model.layer_norm_eps}")
         for name in ("num_warmup_steps", "weight_decay"):
             if model[name] < 0:
                 problems.append(f"model.{name} must be 0 or more, got {model[name]}")
@@ -553,8 +578,11 @@ def load_weights(model: BertPretraining, path: Path, checkpoint: dict) -> None:
     model.load_state_dict(checkpoint["state_dict"])
 
 
-def data_facts(data: PretrainingData) -> dict:
-    """What a checkpoint says of where it comes from: no paths, no text. Of several training files, sums and lists."""
+def data_facts(data: PretrainingData, continued_from: dict | None = None) -> dict:
+    """What a checkpoint says of where it comes from: no paths, no text. Of several training files, sums and lists.
+
+    `continued_from` is what `continuing.begin` says of a model: what was private there is so here.
+    """
     records = [record for record in data.records["train"] if record]
     every = [record["options"] for record in records]
     described = {
@@ -574,7 +602,8 @@ def data_facts(data: PretrainingData) -> dict:
         "options": options[0] if len(options) == 1 else options or None,
         "counts": counts or None,
         "longest_sample": max((record["longest_sample"] for record in records), default=None),
-        "corpus": data.corpus("train"),
+        "corpus": data.corpus("train", files.corpus_facts(continued_from)["private"]),
+        "continued_from": continued_from,
         "versions": files.versions("torch", "transformers", "pytorch-lightning", "numpy"),
     }
 

@@ -376,6 +376,13 @@ def test_settings_of_the_run_where_the_record_has_them():
     ]
 
 
+def test_the_model_that_was_continued_is_named_first():
+    facts = with_training(continued_from={"name": "bert-base-japanese-v3", "weights": [], "corpus": CORPUS})
+    first = "- Continued from the model bert-base-japanese-v3"
+    assert section(facts, "Training").splitlines()[:2] == [first, "- 210,000 optimizer steps"]
+    assert "Continued" not in section(with_training(continued_from=None), "Training")
+
+
 @given(st.text(), st.text(), st.text())
 def test_no_name_of_a_corpus_breaks_the_card(name, source, license):
     facts = with_corpus(name=name, source=source, license=license)
