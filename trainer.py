@@ -43,19 +43,21 @@ def report_end(trainer, entropy: float, started: float) -> None:
 
 def main(arguments: list[str]) -> None:
     started = time.time()
-    from bert_ja import continuing, training
+    from bert_ja import continuing, resuming, training
     from bert_ja.dataset import unigram_entropy
 
     training.quiet_start()
-    command = training.TrainingCLI(arguments)
+    arguments, asked = resuming.take_option(arguments)
+    before = resuming.find(asked) if asked is not None else None
+    command = resuming.command(before, arguments) if before else training.TrainingCLI(arguments)
     trainer, model, data = command.trainer, command.model, command.datamodule
     if trainer.logger is None:
         raise cli.StageError("trainer.logger is false, but a run stands in the logger's folder: leave that key out")
     positions = model.hparams.max_position_embeddings
     for part in ("train", "valid"):
         data.require(part, positions)
-    continued = None
-    if (folder := model.from_pretrained) is not None:
+    continued = before.content["provenance"].get("continued_from") if before else None
+    if (folder := model.from_pretrained) is not None and not before:
         training.quiet_loading()
         private = data.is_private(folder)
         continued = continuing.begin(model.model, folder, data.tokenizer_model, data.vocabulary, private)
@@ -68,10 +70,12 @@ def main(arguments: list[str]) -> None:
         "unigram_entropy": entropy,
         "settings": training.settings(command.config, trainer),
     }
+    if before:
+        resuming.go_on(before, trainer, model, data)
     report_start(trainer, model, data, entropy)
     cli.say(model.choose_attention(trainer.strategy.root_device, training.attention_dtype(trainer)))
-    with training.one_line_failures():
-        trainer.fit(model, datamodule=data)
+    with training.one_line_failures(), resuming.interruptions(trainer.log_dir), resuming.alone_in(trainer.log_dir):
+        trainer.fit(model, datamodule=data, ckpt_path=before and before.path)
     report_end(trainer, entropy, started)
 
 

@@ -1,4 +1,6 @@
-"""Callbacks and plugins of the training loop: checkpoints that are whole, saved under the metric of their own step."""
+"""Callbacks and plugins of the training loop: checkpoints that are whole, saved under the metric of their own step, and
+the state of Lightning's loops that a run goes on from.
+"""
 
 import os
 from pathlib import Path
@@ -6,6 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from bert_ja import files
 from bert_ja.cli import StageError
@@ -33,6 +36,20 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
                 "leave none: lower it"
             )
 
+    def load_state_dict(self, state_dict: dict) -> None:
+        """Goes on in the folder where the run stands now, should it have been moved, and with its `last.ckpt`."""
+        moved = {
+            name: os.path.join(self.dirpath, os.path.basename(path)) if path else path
+            for name, path in state_dict.items()
+            if name in ("best_model_path", "kth_best_model_path", "last_model_path")
+        }
+        best = {
+            os.path.join(self.dirpath, os.path.basename(path)): score
+            for path, score in state_dict.get("best_k_models", {}).items()
+        }
+        super().load_state_dict(state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best})
+        self._enable_version_counter = False  # or a second last.ckpt would stand beside the first
+
     def on_train_start(self, trainer, pl_module) -> None:
         super().on_train_start(trainer, pl_module)
         self._last_candidate = trainer.global_step
@@ -52,6 +69,15 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
             self._save_topk_checkpoint(trainer, candidates)
             self._save_last_checkpoint(trainer, candidates)
 
+    def on_train_end(self, trainer, pl_module) -> None:
+        """The steps behind the last validation are not lost."""
+        if self.save_last and self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+            self._save_last_checkpoint(trainer, self._monitor_candidates(trainer))
+
+    def _should_remove_checkpoint(self, trainer, previous: str, current: str) -> bool:
+        """Lightning keeps the one that a run goes on from for ever."""
+        return previous != current
+
     @property
     def kept(self) -> int:
         """How many checkpoints stand on the disk at once, the one that is being written among them."""
@@ -59,6 +85,43 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
 
     def _multiples(self, step: int) -> int:
         return step // self._every_n_train_steps
+
+
+class SaveOnSignal(pl.Callback):
+    """Saves `last.ckpt` when SIGTERM ends a run, which Lightning lets it do between two optimizer steps."""
+
+    def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
+        if isinstance(exception, SIGTERMException) and trainer.checkpoint_callback and trainer.global_step:
+            pl_module.validation_due = trainer.validating
+            folder = trainer.checkpoint_callback.dirpath or os.path.join(trainer.log_dir, "checkpoints")
+            trainer.save_checkpoint(os.path.join(folder, "last.ckpt"))
+
+
+def between_steps(loops: dict, steps: int, epoch: int, done: int, validation_due: bool) -> None:
+    """Set the state of Lightning's loops, in place, to that after the `done`-th step of an epoch, before the next.
+
+    Lightning writes down where in its own hooks a checkpoint was saved, and goes on differently from each. Here every
+    checkpoint is of one kind: in an epoch that has begun, all counters at the step (or at none), with the validation
+    behind it done, or to be done anew.
+    """
+    fit = loops["fit_loop"]
+
+    def counted(number: int, completed: int) -> dict:
+        return {"ready": number, "started": number, "processed": number, "completed": completed}
+
+    # What Lightning takes for a step whose end it has not counted yet (RESTARTED_ON_TRAIN_BATCH_END): it counts that
+    # and goes on. With a validation to be done, all is counted (RESTARTED_ON_LAST) and the validation is half-way.
+    last = 0 if validation_due else 1
+    fit["epoch_loop.batch_progress"] = {
+        "total": counted(steps, steps - last),
+        "current": counted(done, done - last),
+        "is_last_batch": False,
+    }
+    fit["epoch_loop.state_dict"] = {"_batches_that_stepped": steps - 1}
+    half_way = {"ready": 1, "started": 1, "processed": 0, "completed": 0} if validation_due else counted(0, 0)
+    fit["epoch_loop.val_loop.batch_progress"] = {"total": half_way, "current": dict(half_way), "is_last_batch": False}
+    epochs = {"ready": epoch + 1, "started": epoch + 1, "processed": epoch, "completed": epoch}
+    fit["epoch_progress"] = {"total": epochs, "current": dict(epochs)}
 
 
 class WholeCheckpointIO(TorchCheckpointIO):

@@ -295,6 +295,9 @@ class Span(NamedTuple):
 class Step:
     """The micro-batches of one optimizer step on this rank, all their numbers in one tensor.
 
+    Beside the tensors of `Batches.draw` each has `longest` (tokens of a sample), `step_predicted` and `step_samples`
+    (of the whole step, on all ranks), and `consumed`, samples of the order up to the step's end, over all epochs.
+
     A process hands on one tensor, and a device receives one, in a fraction of the time that thirty small ones take.
     """
 
@@ -475,8 +478,8 @@ class Batches:
         places = self._places(epoch, first, last, skipped)
         alone = self.world_size == 1
         predicted = sum(len(batch["mlm_positions"]) for batch in drawn) if alone else self._step_predicted(places)
-        divisors = {"step_predicted": predicted, "step_samples": len(places)}
-        return Step.of([self._for_attention(batch) | divisors for batch in drawn])
+        facts = {"step_predicted": predicted, "step_samples": len(places), "consumed": places.stop}
+        return Step.of([self._for_attention(batch) | facts for batch in drawn])
 
     def _draw(self, epoch: int, number: int, skipped: int) -> dict[str, np.ndarray]:
         """What this rank has of a batch."""
@@ -599,6 +602,12 @@ class EpochSampler(torch.utils.data.Sampler):
     @property
     def skipped(self) -> int:
         return self._place[1] if self.epoch == self._place[0] else 0
+
+    @property
+    def done(self) -> int:
+        """Optimizer steps of the epoch that were done before."""
+        step = self.batches.batch_size * self.batches.accumulate * self.batches.world_size
+        return -(-max(0, self.skipped) // step)
 
     def __len__(self) -> int:
         return self.batches.steps(self.skipped)

@@ -232,6 +232,17 @@ def _open_locked_folder(folder: Path, output: Path, keep: bool = False) -> int:
     return lock
 
 
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold a folder that a run writes to for long. Raises InUse while another process holds it."""
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(lock, folder, folder)
+        yield
+    finally:
+        os.close(lock)
+
+
 def put_into_place(finished: Path, path: Path) -> None:
     """Rename a finished file that is on the disk to `path`; the record of what stood there goes first."""
     record_path(path).unlink(missing_ok=True)

@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from bert_ja import attention, continuing, draws
+from bert_ja.callbacks import between_steps
 from bert_ja.cli import StageError
 from bert_ja.dataset import Step
 from bert_ja.samples import NOT_MASKED
@@ -101,6 +102,8 @@ class BertPretraining(pl.LightningModule):
         self.automatic_optimization = False
         self.gradient_clip_val: float | None = None  # largest norm of a step's gradient
         self.seed = 0  # of dropout
+        self.consumed = 0  # samples of the data's order that are behind, over all ranks and epochs
+        self.validation_due = False  # whether a checkpoint is saved in the middle of a validation
         self.backend = "groups"  # of attention; see `choose_attention`
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
         self.model = BertForPreTraining(
@@ -230,6 +233,7 @@ class BertPretraining(pl.LightningModule):
             sums = sums + torch.stack([totals[name].detach().double() for name in TOTALS])
         norm = self._update(sums)
         self.lr_schedulers().step()
+        self.consumed = batches[-1]["consumed"]
         every = self.trainer.log_every_n_steps  # 0: never
         if every and self.global_step % every == 0:  # the steps at which Lightning hands metrics on
             self._log_step(sums, norm, paired="next_sentence_labels" in batch)
@@ -371,3 +375,12 @@ class BertPretraining(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["provenance"] = self.provenance
+        checkpoint["consumed_samples"] = self.consumed
+        checkpoint["validation_due"] = self.validation_due
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        """Go on between two optimizer steps, where the data stands; see `callbacks.between_steps`."""
+        self.consumed = checkpoint["consumed_samples"]
+        due = checkpoint["validation_due"]
+        epoch, done = self.trainer.datamodule.place(due)
+        between_steps(checkpoint["loops"], checkpoint["global_step"], epoch, done, due)

@@ -11,6 +11,7 @@ import inspect
 import logging
 import math
 import re
+import signal
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from transformers.activations import ACT2FN
 
 from bert_ja import continuing, devices, files, tokenization
-from bert_ja.callbacks import WholeCheckpointIO
+from bert_ja.callbacks import SaveOnSignal, WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
 from bert_ja.masking import MaskingRule
@@ -83,6 +84,7 @@ class PretrainingData(pl.LightningDataModule):
         }
         self.ignore_records, self.private_corpus = ignore_records, private_corpus
         self.accumulate = 1  # batches an optimizer step, trainer.accumulate_grad_batches
+        self.consumed = 0  # samples that an earlier part of the run trained on
         self.rule = MaskingRule(mlm_probability, mask_replace_prob, random_replace_prob)
         if tokenizer_model is None:
             raise StageError("data.tokenizer_model is not set: name the folder that train_tokenizer.py wrote")
@@ -190,17 +192,45 @@ class PretrainingData(pl.LightningDataModule):
             shares=list(self.shares[part].values()),
             grouped=model.backend == "groups",
         )
-        return torch.utils.data.DataLoader(
+        sampler = EpochSampler(batches)
+        if shuffle:
+            sampler.go_on(self.consumed)
+        return StepLoader(
             StepDataset(batches),
             batch_size=None,
-            sampler=EpochSampler(batches),
+            sampler=sampler,
             num_workers=self.num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0 and shuffle,
             generator=torch.Generator(),  # or it takes a number from the one of the model
+            worker_init_fn=outlive_signals,
             # The columns go to a forked worker as they are, mapped; from Python 3.14 on, the default copies them.
             multiprocessing_context="fork" if self.num_workers else None,
         )
+
+    def samples_per_step(self) -> int:
+        """Samples of an optimizer step, on all ranks together."""
+        return self.batch_size * self.accumulate * self.trainer.world_size
+
+    def steps_per_epoch(self) -> int:
+        samples, limit = sum(map(len, self._columns["train"])), self.trainer.limit_train_batches
+        steps = -(-samples // self.samples_per_step())
+        return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
+
+    def go_on(self, consumed: int) -> None:
+        """Let training begin behind so many samples, counted over all epochs; the columns are there already."""
+        samples = sum(map(len, self._columns["train"]))
+        epoch, within = divmod(consumed, samples)
+        if within >= self.steps_per_epoch() * self.samples_per_step():  # trainer.limit_train_batches ended the epoch
+            epoch, within = epoch + 1, 0
+        self.consumed = epoch * samples + within
+
+    def place(self, before: bool = False) -> tuple[int, int]:
+        """(epoch, optimizer steps done in it) where training begins; between two epochs, `before` means the earlier."""
+        epoch, within = divmod(self.consumed, sum(map(len, self._columns["train"])))
+        if before and not within:
+            return epoch - 1, self.steps_per_epoch()
+        return epoch, -(-within // self.samples_per_step())
 
     def train_dataloader(self) -> torch.utils.data.DataLoader:
         return self._loader("train", shuffle=True)
@@ -210,6 +240,22 @@ class PretrainingData(pl.LightningDataModule):
 
     def test_dataloader(self) -> torch.utils.data.DataLoader:
         return self._loader("test", shuffle=False)
+
+
+class StepLoader(torch.utils.data.DataLoader):
+    """A loader of optimizer steps whose length is that of a whole epoch, also where it goes on in the middle of one."""
+
+    def __len__(self) -> int:
+        return self.sampler.done + super().__len__()
+
+
+def outlive_signals(worker: int) -> None:
+    """A process that builds batches lives on when SIGTERM or Ctrl-C reaches all of a run: the step under way needs it.
+
+    It ends with the loader, or a minute later.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.alarm(60))
 
 
 def files_with_shares(name: str, given: str | dict[str, float] | None) -> dict[str, float]:
@@ -374,8 +420,8 @@ class TrainingCLI(LightningCLI):
     With a `checkpoint` that is to be tested, exported or resumed, the folder of model.from_pretrained is not read.
     """
 
-    def __init__(self, args: list[str], checkpoint: dict | None = None, **options):
-        self.checkpoint = checkpoint
+    def __init__(self, args: list[str], checkpoint: dict | None = None, trainer_options: dict | None = None, **options):
+        self.checkpoint, self.trainer_options = checkpoint, trainer_options or {}
         for path in config_paths(args):
             read_config(path)
         try:
@@ -385,7 +431,7 @@ class TrainingCLI(LightningCLI):
                 args=args,
                 run=False,
                 auto_configure_optimizers=False,
-                trainer_defaults={"use_distributed_sampler": False},
+                trainer_defaults={"use_distributed_sampler": False, "callbacks": [SaveOnSignal()]},
                 parser_kwargs={"exit_on_error": False, "description": "Train BERT: masked LM and next sentence."},
                 **options,
             )
@@ -447,7 +493,7 @@ class TrainingCLI(LightningCLI):
         self.datamodule.accumulate = given.accumulate_grad_batches
         self.model.gradient_clip_val, self.model.seed = given.gradient_clip_val, self.datamodule.seed
         try:
-            trainer = super().instantiate_trainer(plugins=plugins, **in_steps(given), **options)
+            trainer = super().instantiate_trainer(plugins=plugins, **in_steps(given), **self.trainer_options, **options)
         except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
             raise StageError(f"trainer: {one_sentence(str(error))}") from None
         if trainer.world_size > 1:
@@ -617,11 +663,12 @@ def attention_dtype(trainer: pl.Trainer) -> torch.dtype:
 def settings(config, trainer: pl.Trainer) -> dict:
     """How a run trains, apart from the model's hyper-parameters."""
     return {
-        "samples_per_step": config.data.batch_size * config.trainer.accumulate_grad_batches,
+        "samples_per_step": config.data.batch_size * config.trainer.accumulate_grad_batches * trainer.world_size,
         "gradient_clip_val": config.trainer.gradient_clip_val,
         "precision": str(trainer.precision),
         "seed": config.seed_everything,
         "data_seed": config.data.seed,
+        **{name: config.data[name] for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob")},
     }
 
 
@@ -629,6 +676,9 @@ def quiet_start() -> None:
     """Silence what libraries say at every start and what a user can do nothing about."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
+    warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # Lightning cannot see that ours is
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.")
+    warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype stage")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*`training_step` with `on_step=False`.*")

@@ -1195,11 +1195,10 @@ def test_groups_hold_every_token_once_with_its_own_sample(lengths, most_groups):
     assert len(groups) <= most_groups
     placed = []
     for group in groups:
-        index, mask = group["index"], group["mask"]
-        assert mask.shape == (len(index), 1, 1, index.shape[1])
-        assert group["filled"].tolist() == np.flatnonzero(mask[:, 0, 0]).tolist()
-        assert mask.any(axis=0).all()  # no wider than its longest sample
-        for row, filled in zip(index.tolist(), mask[:, 0, 0].tolist(), strict=True):
+        index, mask = group["index"], np.arange(group["index"].shape[1]) < group["lengths"][:, None]
+        assert group["filled"].tolist() == np.flatnonzero(mask).tolist()
+        assert group["lengths"].max() == index.shape[1]  # no wider than its longest sample
+        for row, filled in zip(index.tolist(), mask.tolist(), strict=True):
             number = cu_seqlens.tolist().index(row[0])
             own = list(range(cu_seqlens[number], cu_seqlens[number + 1]))
             assert [at for at, holds in zip(row, filled, strict=True) if holds] == own

@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 import trainer
-from bert_ja import cli
+from bert_ja import cli, resuming
 from bert_ja.dataset import _parse
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -32,6 +32,7 @@ def parse_script(command: str) -> None:
 
 
 def parse_trainer(arguments: list[str]) -> None:
+    arguments, _ = resuming.take_option(arguments)
     for name in arguments[1::2]:
         assert name == "config.yaml" or (ROOT / name).is_file()
     with pytest.raises(SystemExit) as ended:

@@ -1,0 +1,285 @@
+"""A run that was ended and gone on with: the steps that follow are those of a run that was not, bit for bit."""
+
+import os
+import re
+import shutil
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import CONFIG
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import trainer
+from bert_ja import callbacks, cli, resuming, training
+from bert_ja.cli import StageError
+from bert_ja.pretraining import BertPretraining
+
+# 7 optimizer steps an epoch of 2 x 8 samples, two epochs; validation and checkpoint after every 3 of an epoch's steps.
+OPTIONS = (
+    *("--trainer.max_epochs", 2, "--trainer.limit_train_batches", 14, "--trainer.val_check_interval", 6),
+    *("--trainer.check_val_every_n_epoch", 1, "--trainer.limit_val_batches", 2, "--trainer.log_every_n_steps", 1),
+    *("--data.batch_size", 8, "--trainer.accumulate_grad_batches", 2, "--model.num_warmup_steps", 5),
+    *("--model.hidden_size", 32, "--model.num_hidden_layers", 1, "--trainer.enable_progress_bar", "false"),
+)
+LAST_STEP = 14
+CHECKPOINTS = (3, 6, 10, 13)
+
+
+def in_child(function: Callable[[], None]) -> int:
+    """Run a function in a process of its own; its exit code, or the signal that ended it as a negative number."""
+    sys.stderr.flush()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of fork() beside threads
+        child = os.fork()
+    if child:
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = 70
+    try:
+        torch.set_num_threads(1)  # the threads of the parent are not there
+        with cli.one_line_errors("trainer.py"):
+            function()
+        code = 0
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 71
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def end_at(owner, name: str, call: int, number: int) -> None:
+    """Send this process a signal when it calls a function for the `call`-th time, before the function runs."""
+    function, calls = getattr(owner, name), []
+
+    def watched(*arguments, **options):
+        calls.append(None)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return function(*arguments, **options)
+
+    setattr(owner, name, watched)
+
+
+def end_in_the_middle_of_a_write(call: int) -> None:
+    """Kill this process when half of the `call`-th checkpoint is written."""
+    save, calls = torch.save, []
+
+    def half(content, file):
+        calls.append(None)
+        if len(calls) < call:
+            return save(content, file)
+        save(content, file)
+        file.file.truncate(file.file.tell() // 2)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    callbacks.torch.save = half
+
+
+def train(folder: Path, *options, prepare: Callable[[], None] = lambda: None) -> int:
+    """A run of trainer.py in `folder`, in a process of its own that `prepare` is called in first."""
+
+    def run() -> None:
+        os.chdir(folder)
+        prepare()
+        trainer.main(list(map(str, options)))
+
+    return in_child(run)
+
+
+def curves(run: Path) -> dict[str, dict[int, float]]:
+    """{metric: {step: value}} of a run as TensorBoard shows it; as the event files have them, float32."""
+    events = EventAccumulator(str(run)).Reload()
+    return {
+        name: {point.step: point.value for point in events.Scalars(name)}
+        for name in events.Tags()["scalars"]
+        if name.startswith(("train_", "val_", "gradient_norm"))
+    }
+
+
+def steps_of(run: Path) -> list[int]:
+    return sorted(training.load_checkpoint(path)["global_step"] for path in (run / "checkpoints").glob("*.ckpt"))
+
+
+@pytest.fixture(scope="module")
+def place(samples, tokenizer, tmp_path_factory) -> Path:
+    """A folder with the data and an uninterrupted run, version_0."""
+    folder = tmp_path_factory.mktemp("resuming")
+    (folder / "data").symlink_to(samples)
+    (folder / "output").mkdir()
+    (folder / "output" / "model").symlink_to(tokenizer)
+    config = yaml.safe_load(CONFIG.read_text())
+    saved = {"monitor": "val_loss", "save_top_k": 2, "save_last": True}
+    config["trainer"]["callbacks"] = [{"class_path": "bert_ja.callbacks.ModelCheckpoint", "init_args": saved}]
+    (folder / "own.yaml").write_text(yaml.safe_dump(config))
+    assert train(folder, "--config", "own.yaml", *OPTIONS) == 0
+    assert sorted(curves(folder / "lightning_logs" / "version_0")["train_loss"]) == list(range(LAST_STEP))
+    return folder
+
+
+@pytest.fixture
+def here(place, tmp_path, monkeypatch) -> Path:
+    """A folder of its own with the same data."""
+    for name in ("data", "output", "own.yaml"):
+        (tmp_path / name).symlink_to(place / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+ENDS = {
+    "between_steps": lambda: end_at(BertPretraining, "training_step", 6, signal.SIGKILL),
+    "in_the_middle_of_an_accumulation": lambda: end_at(
+        BertPretraining, "forward", 2 + 2 * 2 + 2 * 4 + 6, signal.SIGKILL
+    ),
+    "in_a_validation": lambda: end_at(BertPretraining, "validation_step", 2 * 3, signal.SIGKILL),
+    "in_the_write_of_a_checkpoint": lambda: end_in_the_middle_of_a_write(4),
+    "in_the_second_epoch": lambda: end_at(BertPretraining, "_update", 12, signal.SIGKILL),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("others", [(), ("--data.num_workers", 2)], ids=["as it was", "other workers"])
+def test_after_a_kill_a_run_goes_on_as_if_nothing_had_been(place, here, end, others):
+    assert train(here, "--config", "own.yaml", *OPTIONS, prepare=ENDS[end]) == -signal.SIGKILL
+    run = here / "lightning_logs" / "version_0"
+    assert 0 < max(steps_of(run)) < LAST_STEP
+    assert train(here, "--resume", *others) == 0
+    assert curves(run) == curves(place / "lightning_logs" / "version_0")
+    assert [path.name for path in (here / "lightning_logs").iterdir()] == ["version_0"]
+    assert sorted(path.name for path in (run / "checkpoints").iterdir()) == sorted(
+        path.name for path in (place / "lightning_logs" / "version_0" / "checkpoints").iterdir()
+    )
+    ours, whole = (
+        training.load_checkpoint(folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt")
+        for folder in (here, place)
+    )
+    assert all(torch.equal(ours["state_dict"][name], tensor) for name, tensor in whole["state_dict"].items())
+
+
+@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("where", ["in_a_step", "in_a_validation", "in_the_validation_behind_an_epoch"])
+def test_a_signal_saves_the_step_under_way_and_the_run_goes_on_behind_it(place, here, capfd, where, number, code):
+    def prepare() -> None:
+        if where == "in_a_step":
+            end_at(BertPretraining, "_update", 5, number)
+        else:
+            end_at(BertPretraining, "validation_step", 6 if where == "in_a_validation" else 4, number)
+
+    epochs = ("--trainer.val_check_interval", 14) if where == "in_the_validation_behind_an_epoch" else ()
+    if epochs:
+        assert train(place, "--config", "own.yaml", *OPTIONS, *epochs, "--trainer.default_root_dir", "whole") == 0
+    whole = place / ("whole" if epochs else ".") / "lightning_logs" / "version_0"
+    assert train(here, "--config", "own.yaml", *OPTIONS, *epochs, prepare=prepare) == code
+    said = capfd.readouterr().err
+    assert f"ended by {number.name}: trainer.py --resume lightning_logs/version_0 goes on\n" in said
+    assert "Traceback" not in said
+    run = here / "lightning_logs" / "version_0"
+    ended = {"in_a_step": 5, "in_a_validation": 6, "in_the_validation_behind_an_epoch": 7}[where]
+    assert max(steps_of(run)) == ended
+    assert train(here, "--resume") == 0
+    assert curves(run) == curves(whole)
+    if epochs:
+        shutil.rmtree(place / "whole")
+
+
+def test_micro_batches_may_be_cut_in_another_way(place, here):
+    """16 x 1 instead of 8 x 2: the same samples a step, and losses that differ by rounding only."""
+    shutil.copytree(place / "lightning_logs", here / "lightning_logs")
+    run = here / "lightning_logs" / "version_0"
+    for path in (run / "checkpoints").iterdir():
+        if training.load_checkpoint(path)["global_step"] > 10:
+            path.unlink()
+    others = ("--data.batch_size", 16, "--trainer.accumulate_grad_batches", 1, "--trainer.limit_train_batches", 7)
+    assert train(here, "--resume", *others, "--trainer.val_check_interval", 3, "--model.hidden_dropout_prob", 0.1) == 0
+    found, whole = curves(run), curves(place / "lightning_logs" / "version_0")
+    assert found["train_loss"].keys() == whole["train_loss"].keys()
+    assert found["train_loss"][13] == pytest.approx(whole["train_loss"][13], abs=0.2)  # of other dropout
+
+
+def refused(*arguments) -> str:
+    with pytest.raises(StageError) as error:
+        trainer.main(list(map(str, arguments)))
+    return str(error.value)
+
+
+def test_what_would_make_another_run_of_it_is_refused_by_name(place, here):
+    shutil.copytree(place / "lightning_logs", here / "lightning_logs")
+    run = here / "lightning_logs" / "version_0"
+    for name in ("last.ckpt", *(path.name for path in (run / "checkpoints").glob("*13*"))):
+        (run / "checkpoints" / name).unlink()
+    before = sorted(here.rglob("*"))
+    changed = ("--model.lr", 0.5, "--data.batch_size", 4, "--trainer.gradient_clip_val", 2.5, "--data.seed", 7)
+    assert refused("--resume", run, *changed, "--data.train_file", "data/valid.jsonl") == (
+        f"{run} cannot go on with other options (model.lr was 0.002 and is 0.5; "
+        "data.batch_size x trainer.accumulate_grad_batches x devices was 16 and is 8; "
+        "trainer.gradient_clip_val was 1.0 and is 2.5; data.seed was 1000 and is 7; data.train_file holds other "
+        "samples): leave them as they were, or start a new run without --resume"
+    )
+    assert sorted(here.rglob("*")) == before
+
+
+def test_a_run_without_a_checkpoint_is_refused_and_never_started_afresh(here):
+    assert refused("--resume").startswith("there is no run under lightning_logs: train one with trainer.py, or name")
+    (here / "lightning_logs" / "version_3" / "checkpoints").mkdir(parents=True)
+    assert refused("--resume") == (
+        "lightning_logs/version_3 holds no checkpoint to go on from: start again without --resume, or name another run"
+    )
+    assert refused("--resume", "nothing.ckpt").startswith(
+        "nothing.ckpt not found: name a checkpoint file, a run folder"
+    )
+
+
+def test_a_damaged_checkpoint_is_passed_over(place, here, capsys):
+    shutil.copytree(place / "lightning_logs", here / "lightning_logs")
+    folder = here / "lightning_logs" / "version_0" / "checkpoints"
+    whole = sorted(folder.iterdir())
+    damaged = folder / "epoch=1-step=99.ckpt"
+    damaged.write_bytes(whole[0].read_bytes()[:1000])
+    found = resuming.find("")
+    assert found.steps == LAST_STEP
+    assert re.match(f"passed over: .*{damaged.name} cannot be read as a checkpoint", capsys.readouterr().err)
+    assert resuming.find(str(folder.parent)).path.samefile(found.path)
+    damaged.unlink()
+    assert resuming.find("last").path.name == "last.ckpt"
+    assert resuming.find("best").path.name.startswith("epoch=")
+
+
+def test_a_run_that_is_done_says_how_it_goes_on(place, here):
+    shutil.copytree(place / "lightning_logs", here / "lightning_logs")
+    assert refused("--resume").endswith(
+        "version_0 has its 14 optimizer steps already: raise trainer.max_steps or trainer.max_epochs to go on"
+    )
+    assert train(here, "--resume", "--trainer.max_epochs", 3) == 0
+    run = here / "lightning_logs" / "version_0"
+    longer, whole = curves(run), curves(place / "lightning_logs" / "version_0")
+    assert sorted(longer["train_loss"]) == list(range(21))
+    assert {step: longer["train_loss"][step] for step in range(14)} == whole["train_loss"]
+
+
+def test_checkpoints_behind_the_one_that_is_gone_on_from_are_moved_aside(place, here):
+    shutil.copytree(place / "lightning_logs", here / "lightning_logs")
+    run = here / "lightning_logs" / "version_0"
+    first = min((run / "checkpoints").glob("epoch*"), key=lambda path: training.load_checkpoint(path)["global_step"])
+    left = {path.name for path in (run / "checkpoints").iterdir()} - {first.name}
+    assert train(here, "--resume", first) == 0
+    assert {path.name for path in (run / "checkpoints" / resuming.ABANDONED).iterdir()} == left
+    assert curves(run) == curves(place / "lightning_logs" / "version_0")
+
+
+def test_a_run_that_another_process_writes_to_is_refused(place, here):
+    shutil.copytree(place / "lightning_logs", here / "lightning_logs")
+    run = here / "lightning_logs" / "version_0"
+    with resuming.alone_in(run):
+        assert refused("--resume", "--trainer.max_epochs", 3).startswith("another run is writing ")
+
+
+def test_the_option_is_read_in_every_way_that_it_is_written():
+    assert resuming.take_option(["--data.seed", "1"]) == (["--data.seed", "1"], None)
+    assert resuming.take_option(["--resume"]) == ([], "")
+    assert resuming.take_option(["--resume", "--data.seed", "1"]) == (["--data.seed", "1"], "")
+    assert resuming.take_option(["--a", "1", "--resume", "run", "--b"]) == (["--a", "1", "--b"], "run")
+    assert resuming.take_option(["--resume=best", "x"]) == (["x"], "best")
