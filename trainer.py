@@ -6,23 +6,16 @@ Reads the JSONL files of prepare_train_data.py and a configuration; every option
     python3 trainer.py --config config.yaml
 """
 
-import math
 import sys
 import time
 
 from bert_ja import cli, files
 
 
-def report_start(trainer, model, data, entropy: float) -> None:
-    columns = data.columns("train", model.hparams.max_position_embeddings)
-    samples, tokens = sum(map(len, columns)), sum(len(each.ids) for each in columns)
-    step = data.batch_size * data.accumulate
-    parameters = sum(p.numel() for p in model.parameters())
-    cli.say(
-        f"training {parameters:,} parameters on {samples:,} samples of {tokens / samples:.1f} "
-        f"tokens, {step:,} samples an optimizer step, {math.ceil(samples / step):,} steps an epoch, "
-        f"in {trainer.log_dir}"
-    )
+def report_start(trainer, plan, entropy: float) -> None:
+    cli.say(f"training in {trainer.log_dir}")
+    for line in plan.lines():
+        cli.say(line)
     cli.say(f"unigram entropy of the training tokens: {entropy:.3f} nats; an MLM loss below it has learned context")
 
 
@@ -44,7 +37,9 @@ def report_end(trainer, entropy: float, started: float) -> None:
 def main(arguments: list[str]) -> None:
     started = time.time()
     from bert_ja import continuing, resuming, training
+    from bert_ja.callbacks import ExpectedEnd
     from bert_ja.dataset import unigram_entropy
+    from bert_ja.plan import make_plan, require_possible
 
     training.quiet_start()
     arguments, asked = resuming.take_option(arguments)
@@ -62,8 +57,10 @@ def main(arguments: list[str]) -> None:
         private = data.is_private(folder)
         continued = continuing.begin(model.model, folder, data.tokenizer_model, data.vocabulary, private)
     columns = data.columns("train", positions)
-    training.require_validation(trainer, data, sum(map(len, columns)))
-    files.require_space(trainer.log_dir, training.checkpoint_bytes(trainer, model), "the set of checkpoints")
+    data.trainer = trainer  # as Lightning sets it, later
+    plan = make_plan(trainer, data, model, training.kept_checkpoints(trainer))
+    require_possible(plan, trainer, model.hparams.num_warmup_steps)
+    files.require_space(trainer.log_dir, plan.disk_bytes, "the set of checkpoints")
     entropy = unigram_entropy(columns, data.vocabulary)
     training.require_monitor(trainer, data.columns("valid", positions))
     model.provenance = training.data_facts(data, continued) | {
@@ -72,7 +69,8 @@ def main(arguments: list[str]) -> None:
     }
     if before:
         resuming.go_on(before, trainer, model, data)
-    report_start(trainer, model, data, entropy)
+    report_start(trainer, plan, entropy)
+    trainer.callbacks.append(ExpectedEnd(plan.steps))
     cli.say(model.choose_attention(trainer.strategy.root_device, training.attention_dtype(trainer)))
     with training.one_line_failures(), resuming.interruptions(trainer.log_dir), resuming.alone_in(trainer.log_dir):
         trainer.fit(model, datamodule=data, ckpt_path=before and before.path)

@@ -2,7 +2,9 @@
 the state of Lightning's loops that a run goes on from.
 """
 
+import datetime
 import os
+import time
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -11,7 +13,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from bert_ja import files
-from bert_ja.cli import StageError
+from bert_ja.cli import StageError, say
 
 
 class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
@@ -87,14 +89,54 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
         return step // self._every_n_train_steps
 
 
-class SaveOnSignal(pl.Callback):
-    """Saves `last.ckpt` when SIGTERM ends a run, which Lightning lets it do between two optimizer steps."""
+class Resumption(pl.Callback):
+    """Makes of every run one that can be gone on with, between two optimizer steps.
+
+    SIGTERM saves `last.ckpt`: Lightning lets it end a run there only. A run that goes on begins where its data stands.
+    """
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        pl_module.consumed, due = checkpoint["consumed_samples"], checkpoint["validation_due"]
+        epoch, done = trainer.datamodule.place(due)
+        between_steps(checkpoint["loops"], checkpoint["global_step"], epoch, done, due)
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException) and trainer.checkpoint_callback and trainer.global_step:
             pl_module.validation_due = trainer.validating
             folder = trainer.checkpoint_callback.dirpath or os.path.join(trainer.log_dir, "checkpoints")
             trainer.save_checkpoint(os.path.join(folder, "last.ckpt"))
+
+
+class ExpectedEnd(pl.Callback):
+    """Says once, after some steps, how long one takes and when the run will have had all of them.
+
+    Args:
+        steps: Optimizer steps of the whole run, None where it has no end.
+    """
+
+    FIRST, LAST = 10, 50  # steps of this part of the run that are timed, behind those that warm up
+
+    def __init__(self, steps: int | None):
+        self.steps, self._taken, self._started, self._validated = steps, 0, 0.0, 0.0
+
+    def on_validation_start(self, trainer, pl_module) -> None:
+        self._validation_started = time.monotonic()
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        self._validated += time.monotonic() - self._validation_started
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._taken += 1
+        if self._taken == self.FIRST:
+            self._started, self._validated = time.monotonic(), 0.0
+        if self._taken == self.LAST and self.steps is not None:
+            each = (time.monotonic() - self._started - self._validated) / (self.LAST - self.FIRST)
+            left = datetime.timedelta(seconds=round(each * (self.steps - trainer.global_step)))
+            end = datetime.datetime.now() + left
+            say(
+                f"step {trainer.global_step:,} of {self.steps:,}: {each:.3f} s a step, {left} left without validation, "
+                f"until {end:%Y-%m-%d %H:%M}"
+            )
 
 
 def between_steps(loops: dict, steps: int, epoch: int, done: int, validation_due: bool) -> None:

@@ -22,7 +22,6 @@ from transformers import (
 )
 
 from bert_ja import attention, continuing, draws
-from bert_ja.callbacks import between_steps
 from bert_ja.cli import StageError
 from bert_ja.dataset import Step
 from bert_ja.samples import NOT_MASKED
@@ -377,10 +376,3 @@ class BertPretraining(pl.LightningModule):
         checkpoint["provenance"] = self.provenance
         checkpoint["consumed_samples"] = self.consumed
         checkpoint["validation_due"] = self.validation_due
-
-    def on_load_checkpoint(self, checkpoint: dict) -> None:
-        """Go on between two optimizer steps, where the data stands; see `callbacks.between_steps`."""
-        self.consumed = checkpoint["consumed_samples"]
-        due = checkpoint["validation_due"]
-        epoch, done = self.trainer.datamodule.place(due)
-        between_steps(checkpoint["loops"], checkpoint["global_step"], epoch, done, due)

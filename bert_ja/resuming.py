@@ -162,7 +162,6 @@ def go_on(
 ) -> None:
     """Make ready for `Trainer.fit` with the checkpoint: checks, the place in the data, the folder of the run."""
     require_same_run(checkpoint, model, model.provenance)
-    data.trainer = trainer  # as Lightning sets it, later
     data.go_on(checkpoint.content["consumed_samples"])
     epoch, done = data.place()
     if checkpoint.steps >= trainer.max_steps >= 0 or epoch >= (trainer.max_epochs or -1) >= 0:

@@ -23,7 +23,7 @@ from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from transformers.activations import ACT2FN
 
 from bert_ja import continuing, devices, files, tokenization
-from bert_ja.callbacks import SaveOnSignal, WholeCheckpointIO
+from bert_ja.callbacks import Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
 from bert_ja.masking import MaskingRule
@@ -208,18 +208,23 @@ class PretrainingData(pl.LightningDataModule):
             multiprocessing_context="fork" if self.num_workers else None,
         )
 
+    def size(self, part: str) -> tuple[int, int]:
+        """(samples, tokens) of a part whose columns are open, all files together."""
+        columns = self._columns[part]
+        return sum(map(len, columns)), sum(len(each.ids) for each in columns)
+
     def samples_per_step(self) -> int:
         """Samples of an optimizer step, on all ranks together."""
         return self.batch_size * self.accumulate * self.trainer.world_size
 
     def steps_per_epoch(self) -> int:
-        samples, limit = sum(map(len, self._columns["train"])), self.trainer.limit_train_batches
-        steps = -(-samples // self.samples_per_step())
+        limit = self.trainer.limit_train_batches
+        steps = -(-self.size("train")[0] // self.samples_per_step())
         return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
 
     def go_on(self, consumed: int) -> None:
         """Let training begin behind so many samples, counted over all epochs; the columns are there already."""
-        samples = sum(map(len, self._columns["train"]))
+        samples = self.size("train")[0]
         epoch, within = divmod(consumed, samples)
         if within >= self.steps_per_epoch() * self.samples_per_step():  # trainer.limit_train_batches ended the epoch
             epoch, within = epoch + 1, 0
@@ -227,7 +232,7 @@ class PretrainingData(pl.LightningDataModule):
 
     def place(self, before: bool = False) -> tuple[int, int]:
         """(epoch, optimizer steps done in it) where training begins; between two epochs, `before` means the earlier."""
-        epoch, within = divmod(self.consumed, sum(map(len, self._columns["train"])))
+        epoch, within = divmod(self.consumed, self.size("train")[0])
         if before and not within:
             return epoch - 1, self.steps_per_epoch()
         return epoch, -(-within // self.samples_per_step())
@@ -290,19 +295,6 @@ def require_labels(path: Path, part: str, masked: bool) -> None:
         raise StageError(f"{path} has no labels, so its loss would change with every pass: make it with --get_raw True")
 
 
-def require_validation(trainer: pl.Trainer, data: PretrainingData, samples: int) -> None:
-    """Refuse an interval of validation that is longer than an epoch, as Lightning would in the end."""
-    step = data.batch_size * data.accumulate
-    steps, limit, interval = -(-samples // step), trainer.limit_train_batches, trainer.val_check_interval
-    steps = min(steps, limit) if isinstance(limit, int) else int(steps * limit)
-    if isinstance(interval, int) and trainer.check_val_every_n_epoch is not None and interval > steps:
-        batches = f" ({interval * data.accumulate:,} batches)" if data.accumulate > 1 else ""
-        raise StageError(
-            f"trainer.val_check_interval is {interval:,} optimizer steps{batches}, an epoch has {steps:,}: lower it "
-            "(and the every_n_train_steps of the checkpoints with it), or set it to 1.0 to validate after each epoch"
-        )
-
-
 def require_monitor(trainer: pl.Trainer, columns: list[Columns]) -> None:
     """Refuse checkpoints by a metric that samples without a second task do not have."""
     for callback in trainer.checkpoint_callbacks:
@@ -313,10 +305,9 @@ def require_monitor(trainer: pl.Trainer, columns: list[Columns]) -> None:
             )
 
 
-def checkpoint_bytes(trainer: pl.Trainer, model: BertPretraining) -> int:
-    """What the checkpoints of a run take at once: weights and Adam's two moments, 12 bytes a parameter in each."""
-    kept = sum(getattr(callback, "kept", 2) for callback in trainer.checkpoint_callbacks)
-    return 12 * kept * sum(parameter.numel() for parameter in model.parameters())
+def kept_checkpoints(trainer: pl.Trainer) -> int:
+    """How many checkpoints of a run stand on the disk at once."""
+    return sum(getattr(callback, "kept", 2) for callback in trainer.checkpoint_callbacks)
 
 
 # Configurations of the published kind
@@ -431,7 +422,7 @@ class TrainingCLI(LightningCLI):
                 args=args,
                 run=False,
                 auto_configure_optimizers=False,
-                trainer_defaults={"use_distributed_sampler": False, "callbacks": [SaveOnSignal()]},
+                trainer_defaults={"use_distributed_sampler": False, "callbacks": [Resumption()]},
                 parser_kwargs={"exit_on_error": False, "description": "Train BERT: masked LM and next sentence."},
                 **options,
             )
@@ -439,6 +430,13 @@ class TrainingCLI(LightningCLI):
             raise StageError(one_sentence(str(error))) from None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--val_every_n_steps",
+            type=int | None,
+            default=None,
+            help="Optimizer steps from one validation to the next, over all epochs; each saves a checkpoint. Instead "
+            "of trainer.val_check_interval and trainer.check_val_every_n_epoch.",
+        )
         parser.link_arguments("data.vocabulary", "model.vocab_size", lambda v: v.size, apply_on="instantiate")
         parser.link_arguments("data.vocabulary", "model.pad_token_id", lambda v: v.pad, apply_on="instantiate")
 
@@ -493,7 +491,8 @@ class TrainingCLI(LightningCLI):
         self.datamodule.accumulate = given.accumulate_grad_batches
         self.model.gradient_clip_val, self.model.seed = given.gradient_clip_val, self.datamodule.seed
         try:
-            trainer = super().instantiate_trainer(plugins=plugins, **in_steps(given), **self.trainer_options, **options)
+            options |= in_steps(given, self.config.val_every_n_steps) | self.trainer_options
+            trainer = super().instantiate_trainer(plugins=plugins, **options)
         except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
             raise StageError(f"trainer: {one_sentence(str(error))}") from None
         if trainer.world_size > 1:
@@ -504,12 +503,20 @@ class TrainingCLI(LightningCLI):
         return trainer
 
 
-def in_steps(trainer) -> dict:
+def in_steps(trainer, val_every_n_steps: int | None) -> dict:
     """Options of `trainer:` for batches that are optimizer steps: what counts micro-batches there, counted in steps.
 
-    The model clips and accumulates. Raises StageError where an interval is no whole number of steps.
+    The model clips and accumulates. Raises StageError where an interval is no whole number of steps, or set twice.
     """
     accumulate, counted = trainer.accumulate_grad_batches, {}
+    if val_every_n_steps is not None:
+        if val_every_n_steps < 1:
+            raise StageError(f"val_every_n_steps must be 1 or more, got {val_every_n_steps}")
+        if trainer.val_check_interval is not None or trainer.check_val_every_n_epoch not in (None, 1):
+            raise StageError(
+                "val_every_n_steps says when to validate: leave out trainer.val_check_interval and "
+                "trainer.check_val_every_n_epoch"
+            )
     for name in ("val_check_interval", "limit_train_batches"):
         batches = trainer[name]
         if isinstance(batches, int) and batches % accumulate:
@@ -518,6 +525,8 @@ def in_steps(trainer) -> dict:
                 "(trainer.accumulate_grad_batches): give a multiple of that"
             )
         counted[name] = batches // accumulate if isinstance(batches, int) else batches
+    if val_every_n_steps is not None:
+        counted |= {"val_check_interval": val_every_n_steps, "check_val_every_n_epoch": None}
     if trainer.gradient_clip_algorithm not in (None, "norm"):
         raise StageError(
             f"trainer.gradient_clip_algorithm must be norm, got {trainer.gradient_clip_algorithm}: leave that key out"

@@ -20,15 +20,17 @@ from bert_ja import callbacks, cli, resuming, training
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
+COMMON = (
+    *("--trainer.limit_val_batches", 2, "--trainer.log_every_n_steps", 1, "--trainer.enable_progress_bar", "false"),
+    *("--data.batch_size", 8, "--trainer.accumulate_grad_batches", 2, "--model.num_warmup_steps", 5),
+    *("--model.hidden_size", 32, "--model.num_hidden_layers", 1),
+)
 # 7 optimizer steps an epoch of 2 x 8 samples, two epochs; validation and checkpoint after every 3 of an epoch's steps.
 OPTIONS = (
     *("--trainer.max_epochs", 2, "--trainer.limit_train_batches", 14, "--trainer.val_check_interval", 6),
-    *("--trainer.check_val_every_n_epoch", 1, "--trainer.limit_val_batches", 2, "--trainer.log_every_n_steps", 1),
-    *("--data.batch_size", 8, "--trainer.accumulate_grad_batches", 2, "--model.num_warmup_steps", 5),
-    *("--model.hidden_size", 32, "--model.num_hidden_layers", 1, "--trainer.enable_progress_bar", "false"),
+    *("--trainer.check_val_every_n_epoch", 1, *COMMON),
 )
 LAST_STEP = 14
-CHECKPOINTS = (3, 6, 10, 13)
 
 
 def in_child(function: Callable[[], None]) -> int:
@@ -116,6 +118,8 @@ def place(samples, tokenizer, tmp_path_factory) -> Path:
     saved = {"monitor": "val_loss", "save_top_k": 2, "save_last": True}
     config["trainer"]["callbacks"] = [{"class_path": "bert_ja.callbacks.ModelCheckpoint", "init_args": saved}]
     (folder / "own.yaml").write_text(yaml.safe_dump(config))
+    del config["trainer"]["check_val_every_n_epoch"]
+    (folder / "own-steps.yaml").write_text(yaml.safe_dump(config))
     assert train(folder, "--config", "own.yaml", *OPTIONS) == 0
     assert sorted(curves(folder / "lightning_logs" / "version_0")["train_loss"]) == list(range(LAST_STEP))
     return folder
@@ -124,7 +128,7 @@ def place(samples, tokenizer, tmp_path_factory) -> Path:
 @pytest.fixture
 def here(place, tmp_path, monkeypatch) -> Path:
     """A folder of its own with the same data."""
-    for name in ("data", "output", "own.yaml"):
+    for name in ("data", "output", "own.yaml", "own-steps.yaml"):
         (tmp_path / name).symlink_to(place / name)
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -184,6 +188,21 @@ def test_a_signal_saves_the_step_under_way_and_the_run_goes_on_behind_it(place, 
     assert curves(run) == curves(whole)
     if epochs:
         shutil.rmtree(place / "whole")
+
+
+def test_a_run_in_steps_validates_at_them_and_goes_on_so(here):
+    """17 steps of an epoch of 110, validation every 5, over a kill in step 12 and in the first step after it."""
+    steps = ("--trainer.max_steps", 17, "--val_every_n_steps", 5, *COMMON)
+    assert train(here, "--config", "own-steps.yaml", *steps, "--trainer.default_root_dir", "whole") == 0
+    whole = curves(here / "whole" / "lightning_logs" / "version_0")
+    assert sorted(whole["val_loss"]) == [4, 9, 14]
+    kill = {"prepare": lambda: end_at(BertPretraining, "_update", 12, signal.SIGKILL)}
+    assert train(here, "--config", "own-steps.yaml", *steps, **kill) == -signal.SIGKILL
+    kill = {"prepare": lambda: end_at(BertPretraining, "_update", 1, signal.SIGKILL)}
+    assert train(here, "--resume", **kill) == -signal.SIGKILL
+    assert train(here, "--resume") == 0
+    assert curves(here / "lightning_logs" / "version_0") == whole
+    assert steps_of(here / "lightning_logs" / "version_0") == [10, 15, 17]
 
 
 def test_micro_batches_may_be_cut_in_another_way(place, here):

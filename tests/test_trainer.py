@@ -48,6 +48,9 @@ def test_a_checkpoint_says_where_it_comes_from(work, run):
         "precision": "32-true",
         "seed": 1000,
         "data_seed": 1000,
+        "mlm_probability": 0.15,
+        "mask_replace_prob": 0.8,
+        "random_replace_prob": 0.1,
     }
     assert str(work) not in json.dumps(provenance)
 

@@ -117,16 +117,11 @@ def test_base_v1_is_the_published_run_number_for_number():
         "precision": "16-mixed",
         "max_epochs": 13,
         "accumulate_grad_batches": 1,
-        "val_check_interval": 10000,
         "gradient_clip_val": 1.0,
         "deterministic": False,
     }
-    assert {k: checkpoint[k] for k in ("monitor", "mode", "every_n_train_steps", "save_top_k")} == {
-        "monitor": "val_loss",
-        "mode": "min",
-        "every_n_train_steps": 10000,
-        "save_top_k": 3,
-    }
+    assert config["val_every_n_steps"] == 10000  # and so the checkpoints, which wait for a validation
+    assert checkpoint == {"monitor": "val_loss", "mode": "min", "save_top_k": 3, "save_last": True}
     assert config["model"] == {
         "hidden_size": 768,
         "num_hidden_layers": 12,
@@ -395,12 +390,13 @@ def test_a_linear_schedule_without_an_end_is_refused(here):
 
 def test_a_validation_that_would_never_come_is_refused(here):
     few = ("--trainer.limit_train_batches", 7, "--trainer.val_check_interval", 8)
-    assert refused("--config", CONFIG, *few).startswith(
-        "trainer.val_check_interval is 8 optimizer steps, an epoch has 7: lower it"
+    assert refused("--config", CONFIG, *few) == (
+        "trainer.val_check_interval is 8 optimizer steps of an epoch, which has 7: set val_every_n_steps instead, "
+        "which counts over epochs, or lower it"
     )
     few = ("--trainer.limit_train_batches", 14, "--trainer.val_check_interval", 16)
     assert refused("--config", CONFIG, *few, "--trainer.accumulate_grad_batches", 2).startswith(
-        "trainer.val_check_interval is 8 optimizer steps (16 batches), an epoch has 7: lower it"
+        "trainer.val_check_interval is 8 optimizer steps of an epoch, which has 7: "
     )
 
 
@@ -425,6 +421,11 @@ def with_callback(folder: Path, name: str, **arguments) -> Path:
 def test_a_run_that_would_leave_no_checkpoint_is_refused(here):
     config = with_callback(here, "bert_ja.callbacks.ModelCheckpoint", monitor="val_loss", every_n_train_steps=10_000)
     few = ("--trainer.max_epochs", 2, "--trainer.limit_train_batches", 2, "--model.num_warmup_steps", 1)
+    assert refused("--config", config, *few) == (
+        "the first validation would come after step 10, the run has 4: lower val_every_n_steps (or "
+        "trainer.check_val_every_n_epoch)"
+    )
+    few = (*few, "--trainer.check_val_every_n_epoch", 1)
     assert refused("--config", config, *few) == (
         "the checkpoints' every_n_train_steps is 10,000, the run has 4 optimizer steps and would leave none: lower it"
     )
