@@ -23,6 +23,7 @@ def _tokens_first(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(each[0].transpose(0, 1) for each in states)
 
 
+@torch.compiler.disable  # the number of groups is another in every batch; the layers around it are compiled
 def groups(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -71,6 +72,7 @@ def varlen(
     return varlen_attn(*states, cu_seqlens, cu_seqlens, longest, longest).unsqueeze(0), None
 
 
+@torch.compiler.disable
 def nested(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -57,6 +57,7 @@ class BertPretraining(pl.LightningModule):
         max_nonfinite_steps: Optimizer steps in a row whose loss or gradient is not finite, after which training stops;
             each of them is skipped and counted.
         attention_backend: "varlen", "nested" or "groups" instead of the best one for the device.
+        compile: True compiles the training step, once for all shapes; the first steps take minutes.
         packed: False pads every sample to max_position_embeddings and puts all positions through the vocabulary-sized
             head, as the published run did; for comparison.
         type_vocab_size: Token types of a sample: 2 for pairs, 1 or more for samples of --objective none.
@@ -87,6 +88,7 @@ class BertPretraining(pl.LightningModule):
         weight_decay: float = 0.0,
         max_nonfinite_steps: int = 20,
         attention_backend: str = AUTO,
+        compile: bool = False,
         packed: bool = True,
         type_vocab_size: int = 2,
         hidden_act: str = "gelu",
@@ -104,6 +106,8 @@ class BertPretraining(pl.LightningModule):
         self.consumed = 0  # samples of the data's order that are behind, over all ranks and epochs
         self.validation_due = False  # whether a checkpoint is saved in the middle of a validation
         self.backend = "groups"  # of attention; see `choose_attention`
+        # Tokens, samples and predicted positions differ from batch to batch: dynamic shapes, or each would be compiled.
+        self.training_totals = torch.compile(self.totals, dynamic=True) if compile else self.totals
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
         self.model = BertForPreTraining(
             BertConfig(
@@ -225,7 +229,7 @@ class BertPretraining(pl.LightningModule):
         batches, sums = step.micro_batches(), 0
         for number, batch in enumerate(batches, start=1):
             with contextlib.nullcontext() if number == len(batches) else self._no_sync():
-                totals = self.totals(batch)
+                totals = self.training_totals(batch)
                 mlm = totals["mlm_loss"] / max(1, batch["step_predicted"])  # labels may all be missing
                 nsp = totals["nsp_loss"] / batch["step_samples"]
                 self.manual_backward((mlm + nsp) * self.trainer.world_size)  # DDP divides by that

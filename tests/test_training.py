@@ -682,6 +682,29 @@ def test_micro_batches_of_any_size_train_the_same_model(fit, batches):
         assert ((found[0] - other).abs() > 1e-5).float().mean() < 0.01
 
 
+@pytest.mark.parametrize(
+    "compiler", ["eager", pytest.param("inductor", marks=[pytest.mark.full, pytest.mark.timeout(1200)])]
+)
+def test_a_compiled_step_is_compiled_once_for_all_shapes(batches, compiler, monkeypatch):
+    """Twelve batches of twelve shapes: after the first nothing is compiled again, and the gradients are the same."""
+    torch._dynamo.reset()
+    compile_with = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compile_with(function, backend=compiler, **options)
+    )
+    compiled, eager = small_model(3000, compile=True), small_model(3000)
+    graphs, shapes = [], set()
+    for number in range(12):
+        step = batches.step(0, number).micro_batches()[:1]
+        shapes.add(tuple(len(step[0][name]) for name in ("input_ids", "mlm_labels")))
+        found = gradient(compiled, step, compiled.training_totals)
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        assert torch.allclose(found, gradient(eager, step), atol=1e-6)
+    assert len(shapes) == 12
+    assert graphs == [graphs[0]] * 12
+    assert graphs[0] > 0
+
+
 def with_bad_steps(model: BertPretraining, bad: set[int]) -> BertPretraining:
     """The model with a loss that is not a number in these optimizer steps."""
     totals = model.totals
@@ -690,7 +713,7 @@ def with_bad_steps(model: BertPretraining, bad: set[int]) -> BertPretraining:
         found = totals(batch)
         return found | {"mlm_loss": found["mlm_loss"] * float("nan")} if model.global_step in bad else found
 
-    model.totals = spoiled
+    model.training_totals = spoiled
     return model
 
 
@@ -763,10 +786,10 @@ def test_no_logging_at_all_is_possible(fit):
     assert fit(small_model(3000), limit_train_batches=1, log_every_n_steps=0).trainer.global_step == 1
 
 
-def gradient(model: BertPretraining, micro_batches: list[dict]) -> torch.Tensor:
+def gradient(model: BertPretraining, micro_batches: list[dict], totals_of=None) -> torch.Tensor:
     model.zero_grad()
     for batch in micro_batches:
-        totals = model.totals(batch)
+        totals = (totals_of or model.totals)(batch)
         (totals["mlm_loss"] / batch["step_predicted"] + totals["nsp_loss"] / batch["step_samples"]).backward()
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
