@@ -36,7 +36,7 @@ def report_end(trainer, entropy: float, started: float) -> None:
 
 def main(arguments: list[str]) -> None:
     started = time.time()
-    from bert_ja import continuing, resuming, training
+    from bert_ja import continuing, monitoring, resuming, training
     from bert_ja.callbacks import ExpectedEnd
     from bert_ja.dataset import unigram_entropy
     from bert_ja.plan import make_plan, require_possible
@@ -70,6 +70,7 @@ def main(arguments: list[str]) -> None:
     if before:
         resuming.go_on(before, trainer, model, data)
     report_start(trainer, plan, entropy)
+    monitoring.attach(trainer, model, data, entropy)
     trainer.callbacks.append(ExpectedEnd(plan.steps))
     cli.say(model.choose_attention(trainer.strategy.root_device, training.attention_dtype(trainer)))
     with training.one_line_failures(), resuming.interruptions(trainer.log_dir), resuming.alone_in(trainer.log_dir):

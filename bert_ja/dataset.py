@@ -291,6 +291,26 @@ class Span(NamedTuple):
     shape: tuple[int, ...]
 
 
+class Counts(NamedTuple):
+    """How much work an optimizer step is, in plain numbers, so that no device has to be asked."""
+
+    step_samples: int  # on all ranks together
+    step_tokens: int
+    tokens: int  # on this rank, as all that follow
+    samples: int
+    predicted: int  # positions that go through the vocabulary-sized head
+    pairs: int  # of tokens of one sample, which attention compares: the sum of the squares of the lengths
+    rows: int  # that attention has for the tokens, those of its padding among them
+
+    @classmethod
+    def of(cls, batches: list[dict], step_samples: int, step_tokens: int) -> "Counts":
+        lengths = np.concatenate([np.diff(batch["cu_seqlens"]) for batch in batches]).astype(np.int64)
+        tokens, predicted = int(lengths.sum()), sum(len(batch["mlm_positions"]) for batch in batches)
+        grouped = [group["index"].size for batch in batches for group in batch.get("groups", [])]
+        pairs = int((lengths * lengths).sum())
+        return cls(step_samples, step_tokens, tokens, len(lengths), predicted, pairs, sum(grouped) or tokens)
+
+
 @dataclass
 class Step:
     """The micro-batches of one optimizer step on this rank, all their numbers in one tensor.
@@ -303,9 +323,10 @@ class Step:
 
     numbers: torch.Tensor  # int32
     layout: list  # of micro-batches: dicts and lists of spans, and plain values
+    counts: Counts | None = None
 
     @classmethod
-    def of(cls, batches: list[dict]) -> "Step":
+    def of(cls, batches: list[dict], counts: Counts | None = None) -> "Step":
         arrays: list[np.ndarray] = []
         size = 0
 
@@ -324,13 +345,13 @@ class Step:
         layout = place(batches)
         numbers = np.empty(size, dtype=np.int32)
         np.concatenate(arrays, out=numbers, casting="same_kind")
-        return cls(torch.from_numpy(numbers), layout)
+        return cls(torch.from_numpy(numbers), layout, counts)
 
     def pin_memory(self) -> "Step":
-        return Step(self.numbers.pin_memory(), self.layout)
+        return Step(self.numbers.pin_memory(), self.layout, self.counts)
 
     def to(self, device: torch.device | str) -> "Step":
-        return Step(self.numbers.to(device, non_blocking=True), self.layout)
+        return Step(self.numbers.to(device, non_blocking=True), self.layout, self.counts)
 
     def micro_batches(self) -> list[dict]:
         """Each as a dict of int64 tensors on the step's device, and plain values."""
@@ -479,7 +500,9 @@ class Batches:
         alone = self.world_size == 1
         predicted = sum(len(batch["mlm_positions"]) for batch in drawn) if alone else self._step_predicted(places)
         facts = {"step_predicted": predicted, "step_samples": len(places), "consumed": places.stop}
-        return Step.of([self._for_attention(batch) | facts for batch in drawn])
+        batches = [self._for_attention(batch) | facts for batch in drawn]
+        tokens = sum(len(batch["input_ids"]) for batch in drawn) if alone else self._step_tokens(places)
+        return Step.of(batches, Counts.of(batches, len(places), tokens))
 
     def _draw(self, epoch: int, number: int, skipped: int) -> dict[str, np.ndarray]:
         """What this rank has of a batch."""
@@ -549,6 +572,12 @@ class Batches:
             drawn = self.order.draw(np.arange(places.start, places.stop))
             self._predicted = places, sum(self._count_predicted(part) for part in drawn)
         return self._predicted[1]
+
+    def _step_tokens(self, places: range) -> int:
+        """Tokens of an optimizer step on all ranks."""
+        drawn = self.order.draw(np.arange(places.start, places.stop))
+        sources = ((self.sources[part.source], part.samples) for part in drawn)
+        return int(sum((columns.ends[samples] - columns.starts(samples)).sum() for columns, samples in sources))
 
     def _count_predicted(self, drawn: Drawn) -> int:
         """How many positions of these samples are predicted."""

@@ -69,6 +69,32 @@ class Facts:
         return f"torch {self.torch.partition('+')[0]} {kind}"
 
 
+# Tensor-core peaks for dense fp16 and bf16 with fp32 accumulation, in TFLOP/s, from NVIDIA's data sheets (which often
+# print twice as much, "with sparsity"), by the name that the driver gives. No laptop cards and no MIG slices.
+PEAKS = {
+    r"H200|H100 80GB HBM3|GH200 480GB": 989,
+    r"H100 NVL|H200 NVL": 835,
+    r"H100 PCIe": 756,
+    r"A100-SXM4-\d+GB|A100-PCIE-40GB|A100 80GB PCIe": 312,
+    r"L40S": 362,
+    r"L40": 181,
+    r"L4": 121,
+    r"A30|GeForce RTX 4090": 165,
+    r"RTX A6000": 155,
+    r"A40": 150,
+    r"A10|V100-SXM2-\d+GB": 125,
+    r"V100-PCIE-\d+GB": 112,
+    r"GeForce RTX 3090": 71,
+    r"T4": 65,
+}
+
+
+def peak_flops(name: str) -> float | None:
+    """FLOP/s that a card of this name could reach in fp16 or bf16, None where that is not known for certain."""
+    found = (tera for pattern, tera in PEAKS.items() if re.fullmatch(f"(NVIDIA|Tesla) ({pattern})", name))
+    return next((tera * 1e12 for tera in found), None)
+
+
 # Facts
 
 

@@ -363,7 +363,8 @@ class BertPretraining(pl.LightningModule):
         optimizer, schedule = self.new_optimizer(), SCHEDULES[options.lr_schedule]
         steps = self.trainer.estimated_stepping_batches
         if options.lr_schedule == "constant":
-            return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer, options.num_warmup_steps)}
+            scheduler = schedule(optimizer, options.num_warmup_steps)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
         if math.isinf(steps):
             raise StageError(
                 f"model.lr_schedule {options.lr_schedule} needs a last step: set trainer.max_steps or "
@@ -374,7 +375,8 @@ class BertPretraining(pl.LightningModule):
                 f"model.num_warmup_steps is {options.num_warmup_steps:,}, the run has {steps:,} optimizer steps: "
                 "lower it, or raise trainer.max_steps"
             )
-        return {"optimizer": optimizer, "lr_scheduler": schedule(optimizer, options.num_warmup_steps, int(steps))}
+        scheduler = schedule(optimizer, options.num_warmup_steps, int(steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
         checkpoint["provenance"] = self.provenance

@@ -473,10 +473,15 @@ def write_samples(
 # Samples as a reader sees them
 
 
-def describe_sample(made: Samples, masked: masking.MaskedBatch, number: int, encoder: Encoder) -> str:
-    """One sample in words: its first pieces, {what stood there→what stands there now} where it is masked."""
-    begin, end = made.cu_seqlens[number : number + 2].tolist()
-    before, now = encoder.shown(made.input_ids[begin:end].tolist()), encoder.shown(masked.input_ids[begin:end].tolist())
+def describe_sample(
+    ids: np.ndarray, cu_seqlens: np.ndarray, masked: masking.MaskedBatch, number: int, encoder: Encoder
+) -> str:
+    """One sample of a packed row in words, its first pieces: {what stood there→what stands there now} where masked.
+
+    `ids` (tokens,) are those before masking.
+    """
+    begin, end = cu_seqlens[number : number + 2].tolist()
+    before, now = encoder.shown(ids[begin:end].tolist()), encoder.shown(masked.input_ids[begin:end].tolist())
     for position in masked.positions[(masked.positions >= begin) & (masked.positions < end)].tolist():
         before[position - begin] = f"{{{before[position - begin]}→{now[position - begin]}}}"
     rest = [f"... ({end - begin:,} tokens)"] if end - begin > LOOK_TOKENS else []
@@ -505,7 +510,7 @@ def first_samples(text: Path, encoder: Encoder, folder: Path, rule: SampleRule, 
         for made in itertools.islice(make_samples(sentences, 0, 0, counts["sentences"], rule, vocabulary), 1):
             masked = mask_samples(made, 0, rule, vocabulary)
             for number in _chosen(made.labels):
-                said = describe_sample(made, masked, number, encoder)
+                said = describe_sample(made.input_ids, made.cu_seqlens, masked, number, encoder)
                 yield f"sample ({MEANING[rule.objective][made.labels[number]]}, {{token→masked}}): {said}"
 
 

@@ -22,7 +22,7 @@ import yaml
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from transformers.activations import ACT2FN
 
-from bert_ja import continuing, devices, files, tokenization
+from bert_ja import continuing, devices, files, monitoring, tokenization
 from bert_ja.callbacks import Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
@@ -54,6 +54,7 @@ class PretrainingData(pl.LightningDataModule):
         ignore_records: True takes samples without a record, or of another size than it says.
         private_corpus: True keeps every piece of the text out of what this and all later stages print and record;
             when not given, what the records of the samples and of the tokenizer say.
+        prompts: Sentences with one [MASK] each, whose five likeliest fillings TensorBoard shows at each validation.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class PretrainingData(pl.LightningDataModule):
         random_replace_prob: float = 0.1,
         ignore_records: bool = False,
         private_corpus: bool | None = None,
+        prompts: list[str] = monitoring.PROMPTS,
     ):
         super().__init__()
         self.tokenizer_model, self.batch_size, self.num_workers, self.seed = (
@@ -94,6 +96,8 @@ class PretrainingData(pl.LightningDataModule):
             )
         if problems := [problem for problem, right in self.rule.problems("data.").items() if not right]:
             raise StageError("; ".join(problems))
+        self.prompts = prompts
+        monitoring.require_prompts(prompts)
         self.vocabulary = tokenization.vocabulary(tokenizer_model, self.is_private())
         self._columns: dict[str, list[Columns]] = {}
         self.records: dict[str, list[dict | None]] = {}

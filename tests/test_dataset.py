@@ -24,7 +24,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from bert_ja import dataset, files
 from bert_ja.cli import StageError
-from bert_ja.dataset import Batches, Columns, EpochSampler, Order, Step, StepDataset
+from bert_ja.dataset import Batches, Columns, Counts, EpochSampler, Order, Step, StepDataset
 from bert_ja.masking import MaskingRule
 from bert_ja.pretraining import BertPretraining
 from bert_ja.tokenization import Vocabulary
@@ -1070,6 +1070,29 @@ def test_fewer_samples_than_ranks_are_refused():
     assert str(error.value) == (
         "there are 2 samples and 3 devices that share them: train on fewer devices, or on more text"
     )
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_a_step_counts_its_own_work_and_what_all_ranks_see(world_size, grouped):
+    drawn = ranks(mixture(), world_size, batch_size=3, accumulate=2, shares=SHARES, grouped=grouped)
+    for number in range(drawn[0].steps()):
+        steps = [rank.step(1, number) for rank in drawn]
+        lengths = [[batch["cu_seqlens"].diff() for batch in step.micro_batches()] for step in steps]
+        everything = torch.cat(sum(lengths, []))
+        for step, own in zip(steps, lengths, strict=True):
+            batches_of_step, own = step.micro_batches(), torch.cat(own)
+            rows = sum(group["index"].numel() for batch in batches_of_step for group in batch.get("groups", []))
+            assert step.counts == Counts(
+                step_samples=len(everything),
+                step_tokens=int(everything.sum()),
+                tokens=int(own.sum()),
+                samples=len(own),
+                predicted=sum(len(batch["mlm_positions"]) for batch in batches_of_step),
+                pairs=int((own * own).sum()),
+                rows=rows if grouped else int(own.sum()),
+            )
+            assert step.to("cpu").counts == step.counts
 
 
 def test_a_run_of_several_files_goes_on_in_the_middle_of_an_epoch():

@@ -1,5 +1,6 @@
 """A run that was ended and gone on with: the steps that follow are those of a run that was not, bit for bit."""
 
+import csv
 import os
 import re
 import shutil
@@ -103,6 +104,14 @@ def curves(run: Path) -> dict[str, dict[int, float]]:
     }
 
 
+def table(run: Path) -> list[list[str]]:
+    """metrics.csv but for what is measured from one logged step to the next."""
+    measured = ("samples_per_second", "tokens_per_second", "padding_waste")
+    with open(run / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [[value for name, value in row.items() if name not in measured] for row in rows]
+
+
 def steps_of(run: Path) -> list[int]:
     return sorted(training.load_checkpoint(path)["global_step"] for path in (run / "checkpoints").glob("*.ckpt"))
 
@@ -153,6 +162,7 @@ def test_after_a_kill_a_run_goes_on_as_if_nothing_had_been(place, here, end, oth
     assert 0 < max(steps_of(run)) < LAST_STEP
     assert train(here, "--resume", *others) == 0
     assert curves(run) == curves(place / "lightning_logs" / "version_0")
+    assert table(run) == table(place / "lightning_logs" / "version_0")
     assert [path.name for path in (here / "lightning_logs").iterdir()] == ["version_0"]
     assert sorted(path.name for path in (run / "checkpoints").iterdir()) == sorted(
         path.name for path in (place / "lightning_logs" / "version_0" / "checkpoints").iterdir()

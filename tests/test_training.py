@@ -14,7 +14,7 @@ import yaml
 from conftest import CONFIG, ROOT
 
 import trainer
-from bert_ja import callbacks, files, tokenization, training
+from bert_ja import callbacks, files, monitoring, tokenization, training
 from bert_ja.callbacks import WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
@@ -753,17 +753,28 @@ class Synchronisations(torch.utils._python_dispatch.TorchDispatchMode):
 
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_a_step_that_does_not_log_never_waits_for_the_device(fit, monkeypatch, clip):
-    """With log_every_n_steps 4, of eight steps the fourth and the eighth log and wait."""
-    waits, training_step = [], BertPretraining.training_step
+    """With log_every_n_steps 4, of eight steps the fourth and the eighth log and wait, in a run's callbacks too."""
+    waits = []
 
-    def watched(self, step, batch_idx):
-        with Synchronisations() as mode:
-            training_step(self, step, batch_idx)
-        waits.append(len(mode.found))
+    def watch(owner: type, name: str) -> None:
+        function = getattr(owner, name)
 
-    monkeypatch.setattr(BertPretraining, "training_step", watched)
-    fit(small_model(3000), clip, limit_train_batches=8, log_every_n_steps=4)
-    assert [number for number, count in enumerate(waits, start=1) if count] == [4, 8]
+        def watched(*arguments):
+            with Synchronisations() as mode:
+                function(*arguments)
+            waits.append((owner.__name__, arguments[-1] + 1, len(mode.found)))
+
+        monkeypatch.setattr(owner, name, watched)
+
+    added = [monitoring.Throughput(), monitoring.Health(7.0, 1e-4, 0)]
+    watch(BertPretraining, "training_step")
+    for callback in added:
+        watch(type(callback), "on_train_batch_start")
+        watch(type(callback), "on_train_batch_end")
+    fit(small_model(3000), clip, limit_train_batches=8, log_every_n_steps=4, callbacks=added)
+    assert len(waits) == 8 * 5
+    found = {(owner, number) for owner, number, count in waits if count}
+    assert found == {(owner, number) for owner in ("BertPretraining", "Health") for number in (4, 8)}
 
 
 def test_training_losses_are_logged_at_the_step_that_they_are_of(fit, tmp_path):
