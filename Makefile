@@ -1,7 +1,7 @@
 # make quickstart | test | test-full | lint | bench: each sets up .venv by itself; make .venv does only that.
 #   PYTHON    the interpreter to start from; one that already has a fitting torch (a CUDA image) keeps it
 #   PIP_ARGS  arguments for pip, e.g. --no-index --find-links wheels on a machine without internet
-#   BENCH     the benchmark: extract, or samples, which needs texts in ARGS
+#   BENCH     the benchmark: extract; samples or training, which need texts in ARGS
 #   ARGS      its arguments, e.g. the files of a dump and --output_file bench/results/extract.json
 
 PYTHON ?= python3

@@ -241,26 +241,19 @@ def projection(run: dict, megabytes: float) -> dict:
     }
 
 
-def target(figure: str, value: float | None, at_least: float | None = None, at_most: float | None = None) -> dict:
-    """A figure beside its bound; `met` is None where there was nothing to count."""
-    bound = f">= {at_least}" if at_least is not None else f"<= {at_most}"
-    met = None if value is None else (value >= at_least if at_least is not None else value <= at_most)
-    return {"figure": figure, "value": value, "bound": bound, "met": met}
-
-
 def targets(speed: dict, figures: dict) -> list[dict]:
     """The figures that the extraction is held to, from the ratios and from the quality of ours."""
     rate, speedup = speed["rate_of_ours_to_wikiextractor"], speed["speedup_of_2_workers"]
     faults, kept = figures["faults"], figures["text_kept"]
     return [
-        target("MB of XML per CPU second, ours / wikiextractor", rate["median"], at_least=1.5),
-        target("wall time of 1 worker / 2 workers, multistream", speedup["median"], at_least=1.8),
-        target("empty （） per million characters", figures["per_million_characters"]["（）"], at_most=3),
-        target("empty 「」", faults["「」"], at_most=0),
-        target("leftover markup", sum(faults[kind] for kind in quality.MARKUP), at_most=0),
-        target("% of the texts in {{lang}} kept", kept["lang"]["percent"], at_least=92),
-        target("% of the texts in {{仮リンク}} kept", kept["仮リンク"]["percent"], at_least=80),
-        target("% of lines that start with a closing bracket", figures["closing_bracket_percent"], at_most=0.05),
+        runs.target("MB of XML per CPU second, ours / wikiextractor", rate["median"], at_least=1.5),
+        runs.target("wall time of 1 worker / 2 workers, multistream", speedup["median"], at_least=1.8),
+        runs.target("empty （） per million characters", figures["per_million_characters"]["（）"], at_most=3),
+        runs.target("empty 「」", faults["「」"], at_most=0),
+        runs.target("leftover markup", sum(faults[kind] for kind in quality.MARKUP), at_most=0),
+        runs.target("% of the texts in {{lang}} kept", kept["lang"]["percent"], at_least=92),
+        runs.target("% of the texts in {{仮リンク}} kept", kept["仮リンク"]["percent"], at_least=80),
+        runs.target("% of lines that start with a closing bracket", figures["closing_bracket_percent"], at_most=0.05),
     ]
 
 

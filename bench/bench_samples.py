@@ -10,7 +10,6 @@ import concurrent.futures
 import datetime
 import itertools
 import json
-import lzma
 import multiprocessing
 import os
 import re
@@ -47,16 +46,6 @@ TEXT_DISK, DRAW_DISK, ROW_DISK = 22, 2, 16_000  # bytes for each: of text, of wh
 
 
 # Texts
-
-
-def content(path: Path) -> bytes:
-    """A text, unpacked where it is .xz, all of it in memory; a blank line ends it."""
-    opener = lzma.open if path.suffix == ".xz" else files.open_binary
-    try:
-        with opener(files.require_text(path, "name texts of one sentence a line", opener)) as file:
-            return file.read().rstrip(b"\n") + b"\n\n"
-    except (lzma.LZMAError, EOFError):
-        raise cli.StageError(f"{path} is no .xz, or is cut short: make it or download it again") from None
 
 
 def repeated(texts: list[bytes], size: int) -> Iterator[bytes]:
@@ -384,31 +373,28 @@ def measure_draws(folder: Path, samples: Path, tokenizer_model: str, size: int, 
 # What follows from the figures
 
 
-def target(figure: str, value: float | None, at_least: float | None = None, at_most: float | None = None) -> dict:
-    """A figure beside its bound; `met` is None where there was nothing to measure."""
-    bound = f">= {at_least}" if at_least is not None else f"<= {at_most}"
-    met = None if value is None else (value >= at_least if at_least is not None else value <= at_most)
-    return {"figure": figure, "value": value, "bound": bound, "met": met}
-
-
 def targets(making: dict, peaks: dict, disk: dict, drawing: dict) -> list[dict]:
     """The figures that samples are held to, from the medians of the ratios; of memory, the most that was seen."""
     ratios = {name: ratio["median"] for name, ratio in (making["ratios"] | drawing["ratios"]).items()}
     many = drawing["built"]["samples"] >= MANY
     first = drawing["runs"]["ours"]["median"]["first_batch_seconds"] if many else None
     found = [
-        target("samples per CPU s, --get_raw True / baseline", ratios["masked_to_baseline"], at_least=20),
-        target("samples per CPU s, --get_raw False / lines, encode(list)", ratios["plain_to_encode"], at_least=0.333),
+        runs.target("samples per CPU s, --get_raw True / baseline", ratios["masked_to_baseline"], at_least=20),
+        runs.target(
+            "samples per CPU s, --get_raw False / lines, encode(list)", ratios["plain_to_encode"], at_least=0.333
+        ),
     ]
     for kind, raw in RAW.items():
         speedup = ratios[f"{kind}_speedup_of_2_workers"]
-        found.append(target(f"wall time of 1 worker / 2 workers, --get_raw {raw}", speedup, at_least=1.8))
-    found.append(target("samples drawn per CPU s, draw of 256 / baseline", ratios["draw_256_to_baseline"], at_least=60))
-    found.append(target(f"seconds to the first batch of {MANY:,} samples or more", first, at_most=1))
-    found.append(target("bytes of a sample, --get_raw True / baseline", disk["ratio"], at_most=0.4))
+        found.append(runs.target(f"wall time of 1 worker / 2 workers, --get_raw {raw}", speedup, at_least=1.8))
+    found.append(
+        runs.target("samples drawn per CPU s, draw of 256 / baseline", ratios["draw_256_to_baseline"], at_least=60)
+    )
+    found.append(runs.target(f"seconds to the first batch of {MANY:,} samples or more", first, at_most=1))
+    found.append(runs.target("bytes of a sample, --get_raw True / baseline", disk["ratio"], at_most=0.4))
     for kind, raw in RAW.items():
         peak = peaks[kind]["worker"].get("VmHWM")
-        found.append(target(f"MB of a worker at its peak, --get_raw {raw}", peak, at_most=500))
+        found.append(runs.target(f"MB of a worker at its peak, --get_raw {raw}", peak, at_most=500))
     return found
 
 
@@ -498,7 +484,7 @@ def check(paths: tuple[str, ...], tokenizer_model: str, output_file: str | None,
 
 def bench(paths: list[Path], tokenizer_model: str, options: dict) -> dict:
     """The result: every measurement, what follows from it, and whether that is what it should be."""
-    on, texts, wanted = runs.machine(), list(map(content, paths)), options["baseline_samples"]
+    on, texts, wanted = runs.machine(), list(map(runs.content, paths)), options["baseline_samples"]
     size, drawn_size = (int(options[name] * unit) for name, unit in (("megabytes", 1e6), ("draw_gigabytes", 1e9)))
     os.environ.update(ONE_THREAD)  # of all processes that are started from here on
     with tempfile.TemporaryDirectory(prefix="bert-ja-bench-") as temporary:

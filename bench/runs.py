@@ -1,5 +1,6 @@
-"""Programs run in turn, and what each run cost."""
+"""What benches share: the machine, texts, programs run in turn with what each run cost, figures beside their bounds."""
 
+import lzma
 import os
 import platform
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from bert_ja import cli
+from bert_ja import cli, files
 
 TICKS = os.sysconf("SC_CLK_TCK")  # a second
 FLAGS = ("avx2", "avx512f", "amx_bf16")
@@ -31,6 +32,16 @@ def machine() -> dict:
         "cores": len(os.sched_getaffinity(0)),
         "load_before": round(os.getloadavg()[0], 2),
     }
+
+
+def content(path: Path) -> bytes:
+    """A text, unpacked where it is .xz, all of it in memory; a blank line ends it."""
+    opener = lzma.open if path.suffix == ".xz" else files.open_binary
+    try:
+        with opener(files.require_text(path, "name texts of one sentence a line", opener)) as file:
+            return file.read().rstrip(b"\n") + b"\n\n"
+    except (lzma.LZMAError, EOFError):
+        raise cli.StageError(f"{path} is no .xz, or is cut short: make it or download it again") from None
 
 
 def as_typed(command: list[str]) -> str:
@@ -102,3 +113,10 @@ def ratio(runs: list[dict], others: list[dict], measure: str) -> dict:
     """A measure of `runs` divided by that of the run in the same round of `others`: median and range."""
     each = [round(run[measure] / other[measure], 3) for run, other in zip(runs, others, strict=True)]
     return {"median": round(statistics.median(each), 3), "least": min(each), "most": max(each), "each": each}
+
+
+def target(figure: str, value: float | None, at_least: float | None = None, at_most: float | None = None) -> dict:
+    """A figure beside its bound; `met` is None where there was nothing to measure or to count."""
+    bound = f">= {at_least}" if at_least is not None else f"<= {at_most}"
+    met = None if value is None else (value >= at_least if at_least is not None else value <= at_most)
+    return {"figure": figure, "value": value, "bound": bound, "met": met}

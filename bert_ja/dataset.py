@@ -321,7 +321,7 @@ class Step:
     A process hands on one tensor, and a device receives one, in a fraction of the time that thirty small ones take.
     """
 
-    numbers: torch.Tensor  # int32
+    numbers: torch.Tensor  # int64, so that nothing is converted on arrival, in the thread that has no time for it
     layout: list  # of micro-batches: dicts and lists of spans, and plain values
     counts: Counts | None = None
 
@@ -343,8 +343,8 @@ class Step:
             return Span(size - value.size, value.shape)
 
         layout = place(batches)
-        numbers = np.empty(size, dtype=np.int32)
-        np.concatenate(arrays, out=numbers, casting="same_kind")
+        numbers = np.empty(size, dtype=np.int64)
+        np.concatenate(arrays, out=numbers)
         return cls(torch.from_numpy(numbers), layout, counts)
 
     def pin_memory(self) -> "Step":
@@ -355,11 +355,10 @@ class Step:
 
     def micro_batches(self) -> list[dict]:
         """Each as a dict of int64 tensors on the step's device, and plain values."""
-        numbers = self.numbers.long()
 
         def view(value):
             if isinstance(value, Span):
-                return numbers[value.begin : value.begin + math.prod(value.shape)].view(value.shape)
+                return self.numbers[value.begin : value.begin + math.prod(value.shape)].view(value.shape)
             if isinstance(value, dict):
                 return {name: view(part) for name, part in value.items()}
             return [view(part) for part in value] if isinstance(value, list) else value

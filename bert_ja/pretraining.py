@@ -225,7 +225,7 @@ class BertPretraining(pl.LightningModule):
         The loss is the mean over the masked tokens and the samples of the whole step, on all ranks together.
         """
         # Dropout is keyed by the step, so that a run that goes on needs no state of random generators.
-        torch.manual_seed(int(draws.key(self.seed, "dropout", self.global_step, self.global_rank)))
+        self._seed(int(draws.key(self.seed, "dropout", self.global_step, self.global_rank)))
         batches, sums = step.micro_batches(), 0
         for number, batch in enumerate(batches, start=1):
             with contextlib.nullcontext() if number == len(batches) else self._no_sync():
@@ -241,6 +241,15 @@ class BertPretraining(pl.LightningModule):
         if every and self.global_step % every == 0:  # the steps at which Lightning hands metrics on
             self._log_step(sums, norm, paired="next_sentence_labels" in batch)
 
+    def _seed(self, seed: int) -> None:
+        """Seed the generator that dropout draws from; torch.manual_seed looks for every kind of device, for 0.5 ms."""
+        device = self.device
+        generator = torch.default_generator if device.type == "cpu" else None
+        if device.type == "cuda":
+            index = torch.cuda.current_device() if device.index is None else device.index
+            generator = torch.cuda.default_generators[index]
+        (generator.manual_seed if generator else torch.manual_seed)(seed)
+
     def _no_sync(self) -> contextlib.AbstractContextManager:
         """Under DDP, gradients are exchanged once a step, after its last micro-batch."""
         strategy = self.trainer.strategy
@@ -255,7 +264,8 @@ class BertPretraining(pl.LightningModule):
         inner, scaler = optimizer.optimizer, getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(inner)
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+        parameters = (parameter for group in inner.param_groups for parameter in group["params"])
+        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         finite = torch.isfinite(norm) & torch.isfinite(sums).all()
         if self.gradient_clip_val:
             inner.grad_scale = (norm / self.gradient_clip_val).clamp(min=1.0).float()

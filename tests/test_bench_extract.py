@@ -399,7 +399,7 @@ def test_a_full_dump_takes_the_shared_cpu_time_or_that_of_the_parent():
 )
 def test_a_bound_is_met_or_not_or_there_was_nothing_to_count(value, bounds, expected):
     bound, met = expected
-    assert bench_extract.target("甲", value, **bounds) == {"figure": "甲", "value": value, "bound": bound, "met": met}
+    assert runs.target("甲", value, **bounds) == {"figure": "甲", "value": value, "bound": bound, "met": met}
 
 
 @pytest.fixture

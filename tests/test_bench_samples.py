@@ -155,14 +155,14 @@ def test_texts_are_read_whole_whether_compressed_or_not(tmp_path):
     (tmp_path / "a.txt").write_text("一。\n\n二。", encoding="utf-8")
     (tmp_path / "a.txt.xz").write_bytes(lzma.compress("一。\n\n二。\n\n\n".encode()))
     for name in ("a.txt", "a.txt.xz"):
-        assert bench_samples.content(tmp_path / name).decode() == "一。\n\n二。\n\n"
+        assert runs.content(tmp_path / name).decode() == "一。\n\n二。\n\n"
 
 
 @pytest.mark.parametrize("data", ["一。\n".encode(), lzma.compress("一。\n".encode() * 9000)[:-30]])
 def test_a_damaged_text_is_told(tmp_path, data):
     (tmp_path / "a.txt.xz").write_bytes(data)
     with pytest.raises(StageError, match="a.txt.xz is no .xz, or is cut short"):
-        bench_samples.content(tmp_path / "a.txt.xz")
+        runs.content(tmp_path / "a.txt.xz")
 
 
 def test_texts_are_repeated_in_another_order_up_to_a_whole_line():

@@ -159,6 +159,73 @@ def test_the_figures_of_samples_are_the_measured_ones():
     assert f"20 M samples at {a_second:,.0f} a second, with 2 workers: {20e6 / a_second / 60:.1f} min" in README
 
 
+TRAINING = ROOT / "bench" / "results" / "training.json"
+MODELS = {"12x768": "BERT base", "6x384": "6 layers, 384 wide"}
+
+
+def newest(runs: list[dict], part: str) -> dict | None:
+    """The newest run that measured a part; a CPU's suite is none of a GPU."""
+    found = [run for run in runs if run.get(part) and (part != "suite" or run["machine"]["device"] != "cpu")]
+    return found[-1] if found else None
+
+
+def speed_lines(run: dict) -> list[str]:
+    """Rows of the table: our tokens a second, the published step's, and their ratio."""
+    measured = run["speed"]
+    lines = [
+        f"{measured['samples']} samples of {measured['tokens_per_sample']} tokens",
+        f"on {run['machine']['cores']} cores of an {run['machine']['cpu']}",
+        "| real tokens a second | ours | published | ratio |\n|---|---|---|---|",
+    ]
+    for model, found in measured["models"].items():
+        for ratio, value in found["ratios"].items():
+            ours, published = ratio.split("_to_")
+            rates = (f"{found['runs'][name]['median']['tokens_per_second']:,.0f}" for name in (ours, published))
+            precision = f"{ours.removeprefix('ours_')} beside {published.removeprefix('published_')}"
+            lines.append(f"| {MODELS.get(model, model)}, {precision} | {' | '.join(rates)} | {value['median']:.1f} |")
+    return lines
+
+
+def suite_lines(run: dict) -> list[str]:
+    """Rows of the variants of a GPU that were measured."""
+    head = "| way to train | real tokens a second | MFU | of a matrix product | 210,000 steps |"
+    lines = [f"{head}\n|---|---|---|---|---|"]
+    for row in run["suite"]:
+        if "skipped" not in row:
+            cut = f"{row['step']} in {row['parts']}" if row["parts"] > 1 else f"{row['step']}"
+            way = f"{row['kind']}, {cut} samples of {row['length']} tokens, dropout {row['dropout']}"
+            way += f", {row['attention']}" + (", compiled" if row["compile"] else "")
+            minutes = "" if row["published_run_minutes"] is None else f"{row['published_run_minutes']:.0f} min"
+            shares = f"{row['mfu']:.1%} | {row['of_product']:.1%}".replace("%", " %")
+            lines.append(f"| {way} | {row['tokens_per_second']:,} | {shares} | {minutes} |")
+    return lines
+
+
+def training_lines(runs: list[dict]) -> list[str]:
+    """What README.md says of training, from bench/results/training.json: the lines to paste are these."""
+    lines = []
+    if run := newest(runs, "speed"):
+        lines += speed_lines(run)
+    if run := newest(runs, "thread"):
+        lines.append(f"the main thread's own work takes {run['thread']['wall_milliseconds']:.2f} ms an optimizer step")
+    if (run := newest(runs, "loss")) and run["loss"]["reached"]:
+        measured = run["loss"]
+        lines.append(
+            f"reaches the loss of {measured['published']['seconds'] / 60:.1f} published minutes in "
+            f"{measured['ratio']:.1%} of the time".replace("%", " %")
+        )
+    if run := newest(runs, "suite"):
+        lines += suite_lines(run)
+    return lines
+
+
+@pytest.mark.skipif(not TRAINING.exists(), reason="training was not measured yet")
+def test_the_figures_of_training_are_the_measured_ones():
+    text = " ".join(README.split())
+    for line in training_lines(json.loads(TRAINING.read_text(encoding="utf-8"))):
+        assert f"{line}\n" in README if line.startswith("|") else line in text, line
+
+
 def test_the_sample_lines_of_the_formats_are_valid(texts):
     page = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
     sentence = re.search(r"```text\n(.*?)\n```", page).group(1)
