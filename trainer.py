@@ -23,9 +23,13 @@ def report_end(trainer, entropy: float, started: float) -> None:
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     if "val_mlm_loss" in metrics:
         nsp = f", NSP accuracy {metrics['val_nsp_accuracy']:.4f}" if "val_nsp_accuracy" in metrics else ""
+        each = "".join(
+            f"; {name}: loss {metrics[f'val_loss/{name}']:.4f}, MLM loss {metrics[f'val_mlm_loss/{name}']:.4f}"
+            for name in trainer.lightning_module.valid_names
+        )
         cli.say(
             f"validation: loss {metrics['val_loss']:.4f}, MLM loss {metrics['val_mlm_loss']:.4f} (unigram entropy "
-            f"{entropy:.3f}){nsp}"
+            f"{entropy:.3f}){nsp}{each}"
         )
     best = getattr(trainer.checkpoint_callback, "best_model_path", "")
     cli.say(

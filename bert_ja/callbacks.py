@@ -29,8 +29,8 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
 
     def on_fit_start(self, trainer, pl_module) -> None:
         super().on_fit_start(trainer, pl_module)
-        if self.monitor not in (None, *pl_module.MONITORED):
-            names = ", ".join(pl_module.MONITORED)
+        if self.monitor not in (None, *pl_module.monitored):
+            names = ", ".join(pl_module.monitored)
             raise StageError(f"the checkpoints' monitor {self.monitor!r} is not measured: name one of {names}")
         every, steps = self._every_n_train_steps, trainer.estimated_stepping_batches
         if self.monitor is not None and every > steps and not trainer.fast_dev_run:

@@ -438,7 +438,8 @@ def attach(trainer: pl.Trainer, model, data, entropy: float) -> None:
         encoder = encoding.open_encoder(data.tokenizer_model)
         added.append(Examples(encoder, data.prompts, options.max_position_embeddings))
     if not trainer.fast_dev_run:
-        table = MetricsFile(Path(trainer.log_dir) / "metrics.csv", trainer.logger.version)
+        columns = (*COLUMNS, *(name for name in model.monitored if name not in COLUMNS))
+        table = MetricsFile(Path(trainer.log_dir) / "metrics.csv", trainer.logger.version, columns)
         added.append(pl.callbacks.LambdaCallback(on_train_start=lambda trainer, _: table.go_on(trainer.global_step)))
         trainer.loggers.append(table)
     trainer.callbacks[:0] = added

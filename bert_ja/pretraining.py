@@ -105,6 +105,7 @@ class BertPretraining(pl.LightningModule):
         self.seed = 0  # of dropout
         self.consumed = 0  # samples of the data's order that are behind, over all ranks and epochs
         self.validation_due = False  # whether a checkpoint is saved in the middle of a validation
+        self.valid_names: list[str] = []  # of the files of the validation, where they are several
         self.backend = "groups"  # of attention; see `choose_attention`
         # Tokens, samples and predicted positions differ from batch to batch: dynamic shapes, or each would be compiled.
         self.training_totals = torch.compile(self.totals, dynamic=True) if compile else self.totals
@@ -310,25 +311,32 @@ class BertPretraining(pl.LightningModule):
 
     # Validation and test
 
+    @property
+    def monitored(self) -> tuple[str, ...]:
+        """What a validation measures: MONITORED, and of several files each one's, as val_loss/hospital."""
+        return (*self.MONITORED, *(f"{name}/{file}" for file in self.valid_names for name in self.MONITORED))
+
     def on_validation_epoch_start(self) -> None:
         self.require_finite()
-        self._sums = torch.zeros(len(TOTALS), dtype=torch.float64, device=self.device)
+        shape = max(1, len(self.valid_names)), len(TOTALS)
+        self._sums = torch.zeros(shape, dtype=torch.float64, device=self.device)  # (files, TOTALS)
 
     on_test_epoch_start = on_validation_epoch_start
 
-    def validation_step(self, step: Step, batch_idx: int) -> None:
+    def validation_step(self, step: Step, batch_idx: int, dataloader_idx: int = 0) -> None:
         for batch in step.micro_batches():
             totals = self.totals(batch)
-            self._sums += torch.stack([totals[name].double() for name in TOTALS])
+            self._sums[dataloader_idx] += torch.stack([totals[name].double() for name in TOTALS])
 
     test_step = validation_step
 
-    def metrics(self) -> dict[str, float | int | None]:
-        """Means over everything since the set began, in nats (losses) and shares (accuracies).
+    def metrics(self, file: int | None = None) -> dict[str, float | int | None]:
+        """Means over everything since the set began, of one file or all, in nats (losses) and shares (accuracies).
 
         Without a second task the loss is that of the masked tokens, and what concerns NSP is None.
         """
-        sums = dict(zip(TOTALS, self._sums.tolist(), strict=True))
+        chosen = self._sums.sum(0) if file is None else self._sums[file]
+        sums = dict(zip(TOTALS, chosen.tolist(), strict=True))
         mlm_loss, nsp_samples = sums["mlm_loss"] / sums["masked_tokens"], sums["nsp_samples"]
         nsp_loss = sums["nsp_loss"] / nsp_samples if nsp_samples else None
         return {
@@ -343,10 +351,11 @@ class BertPretraining(pl.LightningModule):
         }
 
     def on_validation_epoch_end(self) -> None:
-        metrics = self.metrics()
-        for name in self.MONITORED:
-            if metrics[name.removeprefix("val_")] is not None:
-                self.log(name, metrics[name.removeprefix("val_")], prog_bar=name == "val_loss")
+        for number, file in [(None, ""), *((at, f"/{name}") for at, name in enumerate(self.valid_names))]:
+            metrics = self.metrics(number)
+            for name in self.MONITORED:
+                if metrics[name.removeprefix("val_")] is not None:
+                    self.log(name + file, metrics[name.removeprefix("val_")], prog_bar=name + file == "val_loss")
 
     def on_test_epoch_end(self) -> None:
         self.log("test_loss", self.metrics()["loss"])

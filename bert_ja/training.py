@@ -10,6 +10,7 @@ import errno
 import inspect
 import logging
 import math
+import os
 import re
 import signal
 import warnings
@@ -43,7 +44,9 @@ class PretrainingData(pl.LightningDataModule):
         tokenizer_model: Folder of the tokenizer that the samples were made with.
         train_file: Samples to train on, JSON lines, masked anew in each epoch. Several files with the shares that are
             drawn from each: {data/train.jsonl: 0.7, data/hospital/train.jsonl: 0.3}.
-        valid_file: Samples of the validation, with labels (--get_raw True).
+        valid_file: Samples of the validation, with labels (--get_raw True). Several files are measured together and
+            each under its name, {wikipedia: data/valid.jsonl, hospital: data/hospital/valid.jsonl}; in a list, that
+            is the file's own without suffix.
         test_file: Samples of test.py, with labels (--get_raw True).
         batch_size: Samples a batch; times trainer.accumulate_grad_batches, samples an optimizer step.
         num_workers: Processes that build batches ahead; 0 builds them in the training process.
@@ -61,7 +64,7 @@ class PretrainingData(pl.LightningDataModule):
         self,
         tokenizer_model: str | None = None,
         train_file: str | dict[str, float] | None = None,
-        valid_file: str | None = None,
+        valid_file: str | list[str] | dict[str, str] | None = None,
         test_file: str | None = None,
         batch_size: int = 32,
         num_workers: int = 1,
@@ -80,9 +83,11 @@ class PretrainingData(pl.LightningDataModule):
             num_workers,
             seed,
         )
+        self.valid_names = named_files("data.valid_file", valid_file)
         self.shares = {
-            part: files_with_shares(f"data.{part}_file", given)
-            for part, given in (("train", train_file), ("valid", valid_file), ("test", test_file))
+            "train": files_with_shares("data.train_file", train_file),
+            "valid": dict.fromkeys(self.valid_names.values(), 1.0),
+            "test": files_with_shares("data.test_file", test_file),
         }
         self.ignore_records, self.private_corpus = ignore_records, private_corpus
         self.accumulate = 1  # batches an optimizer step, trainer.accumulate_grad_batches
@@ -181,10 +186,13 @@ class PretrainingData(pl.LightningDataModule):
                 f"{self.vocabulary.size:,}: it was made with another tokenizer, make it again"
             )
 
-    def _loader(self, part: str, shuffle: bool) -> torch.utils.data.DataLoader:
-        model = self.trainer.lightning_module
-        columns = self.columns(part, model.hparams.max_position_embeddings)
-        require_types(list(self.shares[part]), columns, model.hparams.type_vocab_size)
+    def _samples(self, part: str) -> list[Columns]:
+        options = self.trainer.lightning_module.hparams
+        columns = self.columns(part, options.max_position_embeddings)
+        require_types(list(self.shares[part]), columns, options.type_vocab_size)
+        return columns
+
+    def _loader(self, columns: list[Columns], shares: list[float], shuffle: bool) -> torch.utils.data.DataLoader:
         batches = Batches(
             columns,
             self.vocabulary,
@@ -193,8 +201,8 @@ class PretrainingData(pl.LightningDataModule):
             shuffle,
             self.accumulate if shuffle else 1,
             self.rule,
-            shares=list(self.shares[part].values()),
-            grouped=model.backend == "groups",
+            shares=shares,
+            grouped=self.trainer.lightning_module.backend == "groups",
         )
         sampler = EpochSampler(batches)
         if shuffle:
@@ -242,13 +250,13 @@ class PretrainingData(pl.LightningDataModule):
         return epoch, -(-within // self.samples_per_step())
 
     def train_dataloader(self) -> torch.utils.data.DataLoader:
-        return self._loader("train", shuffle=True)
+        return self._loader(self._samples("train"), list(self.shares["train"].values()), shuffle=True)
 
-    def val_dataloader(self) -> torch.utils.data.DataLoader:
-        return self._loader("valid", shuffle=False)
+    def val_dataloader(self) -> list[torch.utils.data.DataLoader]:
+        return [self._loader([columns], [1.0], shuffle=False) for columns in self._samples("valid")]
 
     def test_dataloader(self) -> torch.utils.data.DataLoader:
-        return self._loader("test", shuffle=False)
+        return self._loader(self._samples("test"), [1.0], shuffle=False)
 
 
 class StepLoader(torch.utils.data.DataLoader):
@@ -278,6 +286,28 @@ def files_with_shares(name: str, given: str | dict[str, float] | None) -> dict[s
     return given
 
 
+def named_files(option: str, given: str | list[str] | dict[str, str] | None) -> dict[str, str]:
+    """The files of an option by their names: ["data/valid.jsonl"] -> {"valid": "data/valid.jsonl"}; none is {}.
+
+    Raises StageError where two have one name, or one file has two.
+    """
+    if given is None:
+        return {}
+    files_given = [given] if isinstance(given, str) else given
+    named = list(files_given.items()) if isinstance(given, dict) else [(Path(file).stem, file) for file in files_given]
+    names, paths = [str(name) for name, _ in named], [path for _, path in named]
+    if not paths or not all(names) or not all(paths):
+        raise StageError(f"{option} must be a file, a list of files, or files by their names ({{a: a.jsonl}})")
+    if twice := [path for path in paths if list(map(os.path.realpath, paths)).count(os.path.realpath(path)) > 1]:
+        raise StageError(f"{option} has {twice[0]} twice: name each file once")
+    if twice := [name for name in names if names.count(name) > 1]:
+        same = " and ".join(path for name, path in zip(names, paths, strict=True) if name == twice[0])
+        raise StageError(
+            f"{option}: {same} would both be called {twice[0]}: give them names ({{one: {paths[0]}, other: ...}})"
+        )
+    return dict(zip(names, paths, strict=True))
+
+
 def require_fits(path: Path, longest_sample: int, positions: int) -> None:
     if longest_sample > positions:
         raise StageError(
@@ -302,7 +332,7 @@ def require_labels(path: Path, part: str, masked: bool) -> None:
 def require_monitor(trainer: pl.Trainer, columns: list[Columns]) -> None:
     """Refuse checkpoints by a metric that samples without a second task do not have."""
     for callback in trainer.checkpoint_callbacks:
-        monitor = getattr(callback, "monitor", None) or ""
+        monitor = (getattr(callback, "monitor", None) or "").partition("/")[0]  # "/" and a name: of one file
         if "nsp" in monitor and not columns[0].paired:
             raise StageError(
                 f"the checkpoints monitor {monitor}, which samples of --objective none do not have: monitor val_loss"
@@ -380,17 +410,36 @@ def outdated_keys(config: dict) -> list[str]:
     return changes + _callback_changes((config.get("trainer") or {}).get("callbacks"))
 
 
+def repeated_key(text: str) -> str | None:
+    """A key that a mapping in this YAML has twice, where the last one would win silently: "{a: 1, a: 2}" -> "a"."""
+    try:
+        nodes = [yaml.compose(text, yaml.SafeLoader)]
+    except yaml.YAMLError:
+        return None
+    for node in nodes:  # which grows
+        pairs = node.value if isinstance(node, yaml.MappingNode) else []
+        keys = [key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode)]
+        if twice := [key for key in keys if keys.count(key) > 1]:
+            return twice[0]
+        nodes += [value for _, value in pairs]
+        nodes += node.value if isinstance(node, yaml.SequenceNode) else []
+    return None
+
+
 def read_config(path: str | Path) -> dict:
     """A YAML configuration as a dict. Raises StageError when it is missing, broken or of the published kind."""
     path = files.require_file(path, "make one with python3 trainer.py --print_config > config.yaml")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        config = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         place = getattr(error, "problem_mark", None)
         where = f", line {place.line + 1}" if place else ""
         raise StageError(f"{path} is not YAML{where}: mend it, or start from trainer.py --print_config") from None
     if not isinstance(config, dict):
         raise StageError(f"{path} is not a configuration (sections trainer, model, data): start from --print_config")
+    if key := repeated_key(text):
+        raise StageError(f"{path} has {key} twice in one place, and only the last would count: remove one")
     empty = [name for name in ("trainer", "model", "data") if not isinstance(config.get(name, {}), dict)]
     if empty:
         raise StageError(f"{path}: {', '.join(empty)} must hold options, one a line: start from --print_config")
@@ -419,6 +468,9 @@ class TrainingCLI(LightningCLI):
         self.checkpoint, self.trainer_options = checkpoint, trainer_options or {}
         for path in config_paths(args):
             read_config(path)
+        for word in args:
+            if "{" in word and (key := repeated_key(word.partition("=")[2] if word.startswith("--") else word)):
+                raise StageError(f"{word} has {key} twice, and only the last would count: remove one")
         try:
             super().__init__(
                 BertPretraining,
@@ -494,6 +546,8 @@ class TrainingCLI(LightningCLI):
         plugins = [*(plugins if isinstance(plugins, list) else [plugins]), WholeCheckpointIO()]
         self.datamodule.accumulate = given.accumulate_grad_batches
         self.model.gradient_clip_val, self.model.seed = given.gradient_clip_val, self.datamodule.seed
+        names = list(self.datamodule.valid_names)
+        self.model.valid_names = names if len(names) > 1 else []
         try:
             options |= in_steps(given, self.config.val_every_n_steps) | self.trainer_options
             trainer = super().instantiate_trainer(plugins=plugins, **options)

@@ -12,6 +12,7 @@ import pytorch_lightning as pl
 import torch
 import yaml
 from conftest import CONFIG, ROOT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import trainer
 from bert_ja import callbacks, files, monitoring, tokenization, training
@@ -307,19 +308,109 @@ def test_several_files_need_shares_and_one_objective(here):
     )
 
 
+@pytest.mark.parametrize(
+    "given, named",
+    [
+        (None, {}),
+        ("data/valid.jsonl", {"valid": "data/valid.jsonl"}),
+        (["data/valid.jsonl", "b/heldout.v2.jsonl"], {"valid": "data/valid.jsonl", "heldout.v2": "b/heldout.v2.jsonl"}),
+        ({"病院": "b/valid.jsonl", 2024: "a/valid.jsonl"}, {"病院": "b/valid.jsonl", "2024": "a/valid.jsonl"}),
+    ],
+)
+def test_files_of_the_validation_have_names(given, named):
+    assert training.named_files("data.valid_file", given) == named
+
+
+def test_validation_files_need_a_name_of_their_own_each(here):
+    plain = "data.valid_file must be a file, a list of files, or files by their names ({a: a.jsonl})"
+    twice = "data.valid_file has data/valid.jsonl twice: name each file once"
+    for given, message in (
+        ("[]", plain),
+        ("['']", plain),
+        ("{'': data/valid.jsonl}", plain),
+        ("[data/valid.jsonl, data/valid.jsonl]", twice),
+        ("{a: data/valid.jsonl, b: data/../data/valid.jsonl}", twice),
+        (
+            "[data/valid.jsonl, more/valid.jsonl]",
+            "data.valid_file: data/valid.jsonl and more/valid.jsonl would both be called valid: give them names "
+            "({one: data/valid.jsonl, other: ...})",
+        ),
+        (
+            "{a: data/valid.jsonl, a: data/test.jsonl}",
+            "{a: data/valid.jsonl, a: data/test.jsonl} has a twice, and only the last would count: remove one",
+        ),
+        ("[data/valid.jsonl, none.jsonl]", "none.jsonl not found: make it with prepare_train_data.py, or mend "),
+    ):
+        assert refused("--config", CONFIG, "--data.valid_file", given).startswith(message)
+    (here / "twice.yaml").write_text(CONFIG.read_text().replace("data/valid.jsonl", "{a: b.jsonl, a: c.jsonl}"))
+    assert refused("--config", "twice.yaml") == (
+        "twice.yaml has a twice in one place, and only the last would count: remove one"
+    )
+
+
+def test_validation_measures_several_files_together_and_each(here, capsys):
+    """The totals are means over all masked tokens and samples, so those of one file that holds both."""
+    both = (here / "data" / "valid.jsonl").read_text() + (here / "data" / "test.jsonl").read_text()
+    (here / "data" / "both.jsonl").write_text(both)
+    few = ("--config", CONFIG, "--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2)
+    few = (*few, "--trainer.check_val_every_n_epoch", 1, "--model.num_warmup_steps", 1, "--data.ignore_records", "true")
+    names = {"data/both.jsonl": [], "{a: data/valid.jsonl, b/c: data/test.jsonl}": ["a", "b/c"]}
+    measured = []
+    for number, given in enumerate(names):
+        trainer.main(list(map(str, (*few, "--data.valid_file", given))))
+        events = EventAccumulator(f"lightning_logs/version_{number}").Reload()
+        found = {name: events.Scalars(name)[-1].value for name in events.Tags()["scalars"] if name.startswith("val_")}
+        assert set(found) == {
+            f"{name}{file}"
+            for name in BertPretraining.MONITORED
+            for file in ["", *(f"/{file}" for file in names[given])]
+        }
+        measured.append((found, re.findall(r"^validation: .*", capsys.readouterr().err, re.MULTILINE)[-1]))
+    (whole, line), (found, longer) = measured
+    for name, value in whole.items():
+        assert found[name] == pytest.approx(value, abs=1e-6)
+    assert longer == line + "".join(
+        f"; {name}: loss {found[f'val_loss/{name}']:.4f}, MLM loss {found[f'val_mlm_loss/{name}']:.4f}"
+        for name in ("a", "b/c")
+    )
+    samples = [len(Columns.open(here / "data" / f"{part}.jsonl")) for part in ("valid", "test")]
+    mean = (samples[0] * found["val_nsp_loss/a"] + samples[1] * found["val_nsp_loss/b/c"]) / sum(samples)
+    assert found["val_nsp_loss"] == pytest.approx(mean, abs=1e-6)
+    assert found["val_nsp_loss/a"] != found["val_nsp_loss/b/c"]
+
+
+def test_the_loss_of_one_file_can_be_what_checkpoints_are_kept_by(here):
+    given = ("--data.valid_file", "{a: data/valid.jsonl, b: data/test.jsonl}")
+    few = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.check_val_every_n_epoch", 1)
+    few = (*few, "--trainer.limit_val_batches", 1, "--model.num_warmup_steps", 1)
+    config = with_callback(here, "bert_ja.callbacks.ModelCheckpoint", monitor="val_loss/b")
+    trainer.main(list(map(str, ("--config", config, *few, *given))))
+    best = training.find_checkpoint("best")
+    provenance = training.load_checkpoint(best)["provenance"]
+    assert provenance["samples"]["valid"] == [files.describe(f"data/{part}.jsonl") for part in ("valid", "test")]
+    config = with_callback(here, "bert_ja.callbacks.ModelCheckpoint", monitor="val_loss/c")
+    assert refused("--config", config, *few, *given).endswith(
+        "val_nsp_accuracy, val_loss/a, val_mlm_loss/a, val_mlm_accuracy/a, val_nsp_loss/a, val_nsp_accuracy/a, "
+        "val_loss/b, val_mlm_loss/b, val_mlm_accuracy/b, val_nsp_loss/b, val_nsp_accuracy/b"
+    )
+
+
 def test_checkpoints_by_a_metric_that_there_is_not_are_refused_before_the_work(here):
     config = yaml.safe_load(CONFIG.read_text())
     (checkpoints,) = (c for c in config["trainer"]["callbacks"] if c["class_path"].endswith("ModelCheckpoint"))
-    checkpoints["init_args"]["monitor"] = "val_nsp_loss"
-    (here / "nsp.yaml").write_text(yaml.safe_dump(config))
+    for name in ("val_nsp_loss", "val_nsp_loss/a", "val_loss/nsp"):
+        checkpoints["init_args"]["monitor"] = name
+        (here / f"{name.replace('/', '-')}.yaml").write_text(yaml.safe_dump(config))
     for part in ("train", "valid"):
         found = [json.loads(line) for line in (here / "data" / f"{part}.jsonl").read_text().splitlines()]
         for sample in found:
             del sample["next_sentence_label"]
         (here / "data" / f"{part}.jsonl").write_text("".join(json.dumps(sample) + "\n" for sample in found))
-    assert refused("--config", "nsp.yaml", "--data.ignore_records", "true") == (
-        "the checkpoints monitor val_nsp_loss, which samples of --objective none do not have: monitor val_loss"
-    )
+    for name in ("val_nsp_loss", "val_nsp_loss/a"):
+        assert refused("--config", f"{name.replace('/', '-')}.yaml", "--data.ignore_records", "true") == (
+            "the checkpoints monitor val_nsp_loss, which samples of --objective none do not have: monitor val_loss"
+        )
+    assert "is not measured" in refused("--config", "val_loss-nsp.yaml", "--data.ignore_records", "true")
 
 
 def test_a_missing_file_of_samples_is_refused(here):
