@@ -43,6 +43,7 @@ def main(arguments: list[str]) -> None:
     from bert_ja import continuing, monitoring, resuming, training
     from bert_ja.callbacks import ExpectedEnd
     from bert_ja.dataset import unigram_entropy
+    from bert_ja.memory import MemoryTrial
     from bert_ja.plan import make_plan, require_possible
 
     training.quiet_start()
@@ -75,7 +76,7 @@ def main(arguments: list[str]) -> None:
         resuming.go_on(before, trainer, model, data)
     report_start(trainer, plan, entropy)
     monitoring.attach(trainer, model, data, entropy)
-    trainer.callbacks.append(ExpectedEnd(plan.steps))
+    trainer.callbacks += [MemoryTrial(), ExpectedEnd(plan.steps)]
     cli.say(model.choose_attention(trainer.strategy.root_device, training.attention_dtype(trainer)))
     with training.one_line_failures(), resuming.interruptions(trainer.log_dir), resuming.alone_in(trainer.log_dir):
         trainer.fit(model, datamodule=data, ckpt_path=before and before.path)

@@ -499,7 +499,7 @@ class Batches:
         alone = self.world_size == 1
         predicted = sum(len(batch["mlm_positions"]) for batch in drawn) if alone else self._step_predicted(places)
         facts = {"step_predicted": predicted, "step_samples": len(places), "consumed": places.stop}
-        batches = [self._for_attention(batch) | facts for batch in drawn]
+        batches = [self.for_attention(batch) | facts for batch in drawn]
         tokens = sum(len(batch["input_ids"]) for batch in drawn) if alone else self._step_tokens(places)
         return Step.of(batches, Counts.of(batches, len(places), tokens))
 
@@ -509,7 +509,8 @@ class Batches:
         parts = [len(places) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
         return self._pack(self.order.draw(np.arange(places.start + parts[0], places.start + parts[1])))
 
-    def _for_attention(self, batch: dict[str, np.ndarray]) -> dict:
+    def for_attention(self, batch: dict[str, np.ndarray]) -> dict:
+        """A batch with what attention needs of its samples."""
         lengths = np.diff(batch["cu_seqlens"])
         batch = batch | {"longest": int(lengths.max())}
         if self.grouped:

@@ -192,6 +192,10 @@ class PretrainingData(pl.LightningDataModule):
         require_types(list(self.shares[part]), columns, options.type_vocab_size)
         return columns
 
+    def batches(self) -> Batches:
+        """The training batches."""
+        return self._loader(self._samples("train"), list(self.shares["train"].values()), shuffle=True).dataset.batches
+
     def _loader(self, columns: list[Columns], shares: list[float], shuffle: bool) -> torch.utils.data.DataLoader:
         batches = Batches(
             columns,
