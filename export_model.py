@@ -87,7 +87,7 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
     checkpoint = training.load_checkpoint(path)
     arguments = ["--config", str(training.find_config(config, path)), "--trainer.callbacks=null"]
     arguments += ["--trainer.logger=false", "--trainer.accelerator=cpu", "--trainer.devices=1"]
-    arguments += ["--trainer.precision=32-true"]
+    arguments += ["--trainer.precision=32-true", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
     command = training.TrainingCLI(arguments, checkpoint, save_config_callback=None)
     module, data = command.model, command.datamodule
     training.require_same_vocabulary(path, checkpoint, data.vocabulary)

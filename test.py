@@ -20,6 +20,7 @@ def main(
     test_file: str | None = None,
     batch_size: int | None = None,
     accelerator: str | None = None,
+    devices: str = "1",
 ) -> None:
     """Measure a checkpoint on the test samples.
 
@@ -29,6 +30,7 @@ def main(
         test_file: Samples to test on instead of the configuration's data.test_file.
         batch_size: Samples a batch instead of the configuration's; changes speed and memory, not the result.
         accelerator: Device instead of the configuration's, such as cpu for a run that was trained on a gpu.
+        devices: Which one, as trainer.devices names it: 1 for the first, [2] for the third.
     """
     from bert_ja import training
 
@@ -37,11 +39,15 @@ def main(
     checkpoint = training.load_checkpoint(path)
     arguments = ["--config", str(training.find_config(config, path)), "--trainer.callbacks=null"]
     arguments += ["--trainer.logger=false", "--trainer.enable_checkpointing=false"]
+    # One device, however many trained: a set takes one a minute or so, and the result stands in one process.
+    arguments += [f"--trainer.devices={devices}", "--trainer.num_nodes=1", "--trainer.strategy=auto"]
     arguments += [f"--data.test_file={test_file}"] if test_file is not None else []
     arguments += [f"--data.batch_size={batch_size}"] if batch_size is not None else []
     arguments += [f"--trainer.accelerator={accelerator}"] if accelerator is not None else []
     command = training.TrainingCLI(arguments, checkpoint, save_config_callback=None)
     model, data = command.model, command.datamodule
+    if command.trainer.world_size > 1:
+        raise cli.StageError(f"--devices {devices} is more than one: name the one to test on, 1 or [0] for the first")
     data.require("test", model.hparams.max_position_embeddings)
     training.require_same_vocabulary(path, checkpoint, data.vocabulary)
     training.load_weights(model, path, checkpoint)

@@ -47,6 +47,7 @@ def main(arguments: list[str]) -> None:
     from bert_ja.plan import make_plan, require_possible
 
     training.quiet_start()
+    training.join_run()
     arguments, asked = resuming.take_option(arguments)
     before = resuming.find(asked) if asked is not None else None
     command = resuming.command(before, arguments) if before else training.TrainingCLI(arguments)
@@ -65,9 +66,13 @@ def main(arguments: list[str]) -> None:
     data.trainer = trainer  # as Lightning sets it, later
     plan = make_plan(trainer, data, model, training.kept_checkpoints(trainer))
     require_possible(plan, trainer, model.hparams.num_warmup_steps)
+    if not columns[0].paired:
+        model.leave_out_second_task()
     files.require_space(trainer.log_dir, plan.disk_bytes, "the set of checkpoints")
     entropy = unigram_entropy(columns, data.vocabulary)
-    training.require_monitor(trainer, data.columns("valid", positions))
+    valid = data.columns("valid", positions)
+    training.require_monitor(trainer, valid)
+    training.require_shareable(trainer, list(data.shares["valid"]), valid)
     model.provenance = training.data_facts(data, continued) | {
         "unigram_entropy": entropy,
         "settings": training.settings(command.config, trainer),
@@ -78,7 +83,7 @@ def main(arguments: list[str]) -> None:
     monitoring.attach(trainer, model, data, entropy)
     trainer.callbacks += [MemoryTrial(), ExpectedEnd(plan.steps)]
     cli.say(model.choose_attention(trainer.strategy.root_device, training.attention_dtype(trainer)))
-    with training.one_line_failures(), resuming.interruptions(trainer.log_dir), resuming.alone_in(trainer.log_dir):
+    with training.one_line_failures(), resuming.interruptions(trainer.log_dir), resuming.alone_in(trainer):
         trainer.fit(model, datamodule=data, ckpt_path=before and before.path)
     report_end(trainer, entropy, started)
 

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -28,6 +29,8 @@ for _name, _value in {
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 PARENT = "BERT_JA_PARENT"  # environment variable: the process of a script that must not leave its stages behind
+RANK = "BERT_JA_RANK"  # environment variable: the number of this process among those of a run; 0 speaks for all
+OTHERS_SECONDS = 10  # in which a process that hit the error of all is ended by whoever started it
 # What the system says to a path that cannot be used.
 PATH_ERRORS = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.EISDIR, errno.ENOTDIR),
@@ -166,9 +169,15 @@ def require(checks: dict[str, bool]) -> None:
         raise StageError("; ".join(problems))
 
 
+def rank() -> int:
+    """The number of this process in a training run on several devices; 0 everywhere else."""
+    return int(os.environ.get(RANK, 0))
+
+
 def say(message: str) -> None:
-    """One line of talk on stderr; stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    """One line of talk on stderr, if this process speaks; stdout is for results."""
+    if rank() == 0:
+        print(message, file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
@@ -191,7 +200,13 @@ def no_interrupt() -> Iterator[None]:
 
 
 def _leave(program: str, message: str, code: int) -> typing.NoReturn:
-    say(f"{program}: error: {' '.join(message.split())}")
+    where = ""
+    if rank() > 0:
+        # All processes of a run hit most errors alike. Process 0 says those and ends, and the others with it; what this
+        # one still lives to say happened here alone.
+        time.sleep(OTHERS_SECONDS)
+        where = f"process {rank()} of the run: "
+    print(f"{program}: error: {where}{' '.join(message.split())}", file=sys.stderr, flush=True)
     sys.exit(code)
 
 
@@ -203,6 +218,8 @@ def one_line_errors(program: str) -> Iterator[None]:
     except StageError as error:
         _leave(program, str(error), 2)
     except KeyboardInterrupt:
+        if rank() > 0:
+            sys.exit(130)
         _leave(program, "interrupted: nothing half-written is left; run the same command again", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that the flush at exit has somewhere to go

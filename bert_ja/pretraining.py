@@ -130,6 +130,15 @@ class BertPretraining(pl.LightningModule):
         # Steps that were not finite, on the device: those in a row up to now, the most in a row, all.
         self.register_buffer("nonfinite", torch.zeros(3, dtype=torch.int64), persistent=False)
 
+    def leave_out_second_task(self) -> None:
+        """For samples without one: what only that task trains has no gradient, for which DDP would wait.
+
+        (Its find_unused_parameters would search the graph of every step for what is known before the first one; a zero
+        times these weights in the loss would have adamw decay them.)
+        """
+        for head in (self.model.bert.pooler, self.model.cls.seq_relationship):
+            head.requires_grad_(False)
+
     # The step
 
     def choose_attention(self, device: torch.device, dtype: torch.dtype) -> str:
@@ -232,10 +241,12 @@ class BertPretraining(pl.LightningModule):
             with contextlib.nullcontext() if number == len(batches) else self._no_sync():
                 totals = self.training_totals(batch)
                 mlm = totals["mlm_loss"] / max(1, batch["step_predicted"])  # labels may all be missing
-                nsp = totals["nsp_loss"] / batch["step_samples"]
-                self.manual_backward((mlm + nsp) * self.trainer.world_size)  # DDP divides by that
+                loss = mlm + totals["nsp_loss"] / batch["step_samples"]
+                # Where the loss is not finite, no gradient is: their norm tells all ranks alike to skip the step.
+                finite = torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+                self.manual_backward(loss * finite * self.trainer.world_size)  # DDP divides by that
             sums = sums + torch.stack([totals[name].detach().double() for name in TOTALS])
-        norm = self._update(sums)
+        norm = self._update()
         self.lr_schedulers().step()
         self.consumed = batches[-1]["consumed"]
         every = self.trainer.log_every_n_steps  # 0: never
@@ -256,7 +267,7 @@ class BertPretraining(pl.LightningModule):
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else contextlib.nullcontext()
 
-    def _update(self, sums: torch.Tensor) -> torch.Tensor:
+    def _update(self) -> torch.Tensor:
         """Clip and take the optimizer's step, or skip it where it is not finite, all on the device; the norm before.
 
         Fused optimizers divide gradients by `grad_scale` and do nothing where `found_inf` is 1 (as for a GradScaler).
@@ -267,7 +278,7 @@ class BertPretraining(pl.LightningModule):
             scaler.unscale_(inner)
         parameters = (parameter for group in inner.param_groups for parameter in group["params"])
         norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
-        finite = torch.isfinite(norm) & torch.isfinite(sums).all()
+        finite = torch.isfinite(norm)
         if self.gradient_clip_val:
             inner.grad_scale = (norm / self.gradient_clip_val).clamp(min=1.0).float()
         if scaler is None:
@@ -281,10 +292,14 @@ class BertPretraining(pl.LightningModule):
         self.nonfinite = torch.stack([row, torch.maximum(row, self.nonfinite[1]), self.nonfinite[2] + (~finite)])
         return norm
 
-    def _log_step(self, sums: torch.Tensor, norm: torch.Tensor, paired: bool) -> None:
+    def _of_all_ranks(self, sums: torch.Tensor) -> torch.Tensor:
+        """Sums of this rank, made those of all of them in place."""
         if self.trainer.world_size > 1:
             torch.distributed.all_reduce(sums)
-        totals = dict(zip(TOTALS, sums.float(), strict=True))
+        return sums
+
+    def _log_step(self, sums: torch.Tensor, norm: torch.Tensor, paired: bool) -> None:
+        totals = dict(zip(TOTALS, self._of_all_ranks(sums).float(), strict=True))
         mlm_loss = totals["mlm_loss"] / totals["masked_tokens"]
         logged = {
             "train_loss": mlm_loss,
@@ -351,6 +366,7 @@ class BertPretraining(pl.LightningModule):
         }
 
     def on_validation_epoch_end(self) -> None:
+        self._of_all_ranks(self._sums)
         for number, file in [(None, ""), *((at, f"/{name}") for at, name in enumerate(self.valid_names))]:
             metrics = self.metrics(number)
             for name in self.MONITORED:
@@ -358,6 +374,7 @@ class BertPretraining(pl.LightningModule):
                     self.log(name + file, metrics[name.removeprefix("val_")], prog_bar=name + file == "val_loss")
 
     def on_test_epoch_end(self) -> None:
+        self._of_all_ranks(self._sums)
         self.log("test_loss", self.metrics()["loss"])
 
     # Optimizer and checkpoint

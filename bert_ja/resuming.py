@@ -169,7 +169,8 @@ def go_on(
             f"{checkpoint.run} has its {checkpoint.steps:,} optimizer steps already: raise trainer.max_steps or "
             "trainer.max_epochs to go on"
         )
-    put_newer_aside(checkpoint)
+    if trainer.is_global_zero:
+        put_newer_aside(checkpoint)
     say(f"going on from {checkpoint.path}: step {checkpoint.steps:,}, epoch {epoch}, {done:,} steps of it done")
 
 
@@ -177,10 +178,12 @@ def go_on(
 
 
 @contextlib.contextmanager
-def alone_in(run: Path | str) -> Iterator[None]:
-    """Refuse a second process that writes to a run's folder, before it does."""
-    Path(run).mkdir(parents=True, exist_ok=True)
-    with files.locked(Path(run)):
+def alone_in(trainer: pl.Trainer) -> Iterator[None]:
+    """Refuse a second process that writes to the folder of a run; of several devices, the first one writes."""
+    with contextlib.ExitStack() as held:
+        if trainer.is_global_zero:
+            Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
+            held.enter_context(files.locked(Path(trainer.log_dir)))
         yield
 
 

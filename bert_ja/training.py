@@ -20,10 +20,14 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 import yaml
+from lightning_fabric.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.strategies import DDPStrategy, SingleDeviceStrategy
+from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from transformers.activations import ACT2FN
 
-from bert_ja import continuing, devices, files, monitoring, tokenization
+from bert_ja import cli, continuing, devices, files, monitoring, tokenization
 from bert_ja.callbacks import Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
@@ -48,7 +52,8 @@ class PretrainingData(pl.LightningDataModule):
             each under its name, {wikipedia: data/valid.jsonl, hospital: data/hospital/valid.jsonl}; in a list, that
             is the file's own without suffix.
         test_file: Samples of test.py, with labels (--get_raw True).
-        batch_size: Samples a batch; times trainer.accumulate_grad_batches, samples an optimizer step.
+        batch_size: Samples a batch on each device; times trainer.accumulate_grad_batches and the devices, samples an
+            optimizer step.
         num_workers: Processes that build batches ahead; 0 builds them in the training process.
         seed: Number that fixes the order of the samples and their masks.
         mlm_probability: Share of a sample's tokens that are selected.
@@ -206,6 +211,8 @@ class PretrainingData(pl.LightningDataModule):
             self.accumulate if shuffle else 1,
             self.rule,
             shares=shares,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
             grouped=self.trainer.lightning_module.backend == "groups",
         )
         sampler = EpochSampler(batches)
@@ -234,8 +241,10 @@ class PretrainingData(pl.LightningDataModule):
         return self.batch_size * self.accumulate * self.trainer.world_size
 
     def steps_per_epoch(self) -> int:
-        limit = self.trainer.limit_train_batches
-        steps = -(-self.size("train")[0] // self.samples_per_step())
+        """Optimizer steps of an epoch, as Batches counts them, or what trainer.limit_train_batches leaves of them."""
+        limit, ranks = self.trainer.limit_train_batches, self.trainer.world_size
+        whole, rest = divmod(self.size("train")[0], self.batch_size * ranks)
+        steps = -(-(whole + (rest >= ranks)) // self.accumulate)
         return min(steps, limit) if isinstance(limit, int) else int(steps * limit)
 
     def go_on(self, consumed: int) -> None:
@@ -331,6 +340,16 @@ def require_types(paths: list[str], columns: list[Columns], types: int) -> None:
 def require_labels(path: Path, part: str, masked: bool) -> None:
     if part != "train" and not masked:
         raise StageError(f"{path} has no labels, so its loss would change with every pass: make it with --get_raw True")
+
+
+def require_shareable(trainer: pl.Trainer, paths: list[str], columns: list[Columns]) -> None:
+    """Refuse a validation file that leaves a device without samples."""
+    for path, samples in zip(paths, map(len, columns), strict=True):
+        if samples < trainer.world_size:
+            raise StageError(
+                f"{path} has {samples:,} samples, and {trainer.world_size:,} devices share them: name a larger file, "
+                "or train on fewer devices"
+            )
 
 
 def require_monitor(trainer: pl.Trainer, columns: list[Columns]) -> None:
@@ -555,14 +574,36 @@ class TrainingCLI(LightningCLI):
         try:
             options |= in_steps(given, self.config.val_every_n_steps) | self.trainer_options
             trainer = super().instantiate_trainer(plugins=plugins, **options)
-        except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+            require_processes(trainer)
+        except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
             raise StageError(f"trainer: {one_sentence(str(error))}") from None
+        os.environ[cli.RANK] = str(trainer.global_rank)
         if trainer.world_size > 1:
-            raise StageError(
-                f"trainer.devices asks for {trainer.world_size} devices, training runs on one for now: "
-                "set trainer.devices: 1"
-            )
+            os.environ[cli.PARENT] = str(os.getpid())  # of the processes that Lightning starts, see join_run
         return trainer
+
+
+def require_processes(trainer: pl.Trainer) -> None:
+    """Refuse strategies that a step is not made for, and other devices than torchrun or srun started processes for.
+
+    Raises StageError, or ValueError in the words of Lightning.
+    """
+    strategy, wanted = trainer.strategy, trainer.num_devices * trainer.num_nodes
+    by_script = isinstance(strategy, DDPStrategy) and isinstance(strategy.launcher, _SubprocessScriptLauncher)
+    if not by_script and not isinstance(strategy, SingleDeviceStrategy):
+        raise StageError("trainer.strategy must be auto or ddp: each device has the whole model, and steps are exact")
+    for launcher, environment, count in (
+        ("torchrun", TorchElasticEnvironment, "WORLD_SIZE"),
+        ("srun", SLURMEnvironment, "SLURM_STEP_NUM_TASKS"),
+    ):
+        started = int(os.environ.get(count, wanted)) if environment.detect() else wanted
+        if started != wanted:  # each would train by itself where one device is asked for
+            raise StageError(
+                f"{launcher} started {started} processes, trainer.devices x trainer.num_nodes is {wanted}: make the "
+                "two equal"
+            )
+    if by_script:
+        strategy.cluster_environment.validate_settings(trainer.num_devices, trainer.num_nodes)
 
 
 def in_steps(trainer, val_every_n_steps: int | None) -> dict:
@@ -743,6 +784,17 @@ def settings(config, trainer: pl.Trainer) -> dict:
     }
 
 
+def join_run() -> None:
+    """Number this process among those of its run: the first speaks, and those that it starts itself end with it."""
+    os.environ[cli.RANK] = str(rank_zero_only.rank)  # from what torchrun, Slurm or the first process set
+    if cli.rank() == 0:
+        return
+    for name in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    if os.environ.get(cli.PARENT) == str(os.getppid()):
+        cli.end_with_parent(os.getppid(), signal.SIGKILL)  # a process that waits for the others hears nothing else
+
+
 def quiet_start() -> None:
     """Silence what libraries say at every start and what a user can do nothing about."""
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -753,8 +805,10 @@ def quiet_start() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*`training_step` with `on_step=False`.*")
-    for name in ("pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.seed"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*It is recommended to use `self.log.*sync_dist=True.*")  # they are sums
+    for name in ("utilities.rank_zero", "utilities.seed", "utilities.distributed"):
+        logging.getLogger(f"lightning_fabric.{name}").setLevel(logging.WARNING)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
 
 
 def quiet_loading() -> None:
@@ -780,6 +834,12 @@ def one_line_failures() -> Iterator[None]:
     except (pl.utilities.exceptions.MisconfigurationException, ModuleNotFoundError) as error:  # of a callback
         raise StageError(f"trainer: {one_sentence(str(error))}") from None
     except Exception as error:
+        if isinstance(error, torch.distributed.DistError) or "/gloo/" in str(error):  # as gloo names its source file
+            cause = one_sentence(re.sub(r"\[\S+/gloo/\S+\] ", "", str(error)), 120)
+            raise StageError(
+                f"the processes of the run lost each other ({cause}): one ended, for a reason that it gave or killed "
+                "by the system, or the network failed; mend that and run the same command again"
+            ) from None
         if "No space left on device" in str(error):  # as safetensors says it
             raise OSError(errno.ENOSPC, "No space left on device") from None
         cause = error

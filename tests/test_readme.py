@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 from conftest import ROOT
+from torch.distributed.run import get_args_parser
 
 import trainer
 from bert_ja import cli, resuming
@@ -33,11 +34,17 @@ def parse_script(command: str) -> None:
 
 def parse_trainer(arguments: list[str]) -> None:
     arguments, _ = resuming.take_option(arguments)
-    for name in arguments[1::2]:
-        assert name == "config.yaml" or (ROOT / name).is_file()
+    name = arguments[arguments.index("--config") + 1] if "--config" in arguments else "config.yaml"
+    assert name == "config.yaml" or (ROOT / name).is_file()
     with pytest.raises(SystemExit) as ended:
         trainer.main([*arguments, "--print_config"] if "config.yaml" not in arguments else ["--print_config"])
     assert ended.value.code == 0
+
+
+def options_of(words: list[str]) -> dict[str, str]:
+    """{"--a": "1", "--b": "2"} of ["--a", "1", "--b=2"]."""
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    return {flag: value for flag, value in zip(words, words[1:], strict=False) if flag.startswith("--")}
 
 
 @pytest.mark.parametrize(
@@ -54,8 +61,41 @@ def test_every_make_command_is_known(command):
     assert planned.returncode == 0, planned.stderr
 
 
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith("torchrun ")])
+def test_torchrun_starts_a_process_for_each_device(command):
+    words = shlex.split(command)
+    place = words.index("trainer.py")
+    launched, asked = options_of(words[1:place]), options_of(words[place + 1 :])
+    get_args_parser().parse_args(words[1:])
+    parse_trainer(words[place + 1 :])
+    assert asked["--trainer.devices"] == launched["--nproc_per_node"]
+    assert asked.get("--trainer.num_nodes", "1") == launched.get("--nnodes", "1")
+    assert samples_per_step(asked) == 256  # as the published run
+
+
+def samples_per_step(asked: dict[str, str]) -> int:
+    devices = int(asked["--trainer.devices"]) * int(asked.get("--trainer.num_nodes", 1))
+    return devices * int(asked["--data.batch_size"])
+
+
+def test_the_batch_script_asks_for_a_task_for_each_device(tmp_path):
+    (script,) = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    (tmp_path / "job.sh").write_text(script)
+    subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=True)
+    granted = options_of(re.findall(r"^#SBATCH (.*)", script, re.MULTILINE))
+    words = shlex.split(script.splitlines()[-1])
+    arguments = words[words.index("trainer.py") + 1 :]
+    asked = options_of(arguments)
+    parse_trainer(arguments)
+    assert granted == {
+        "--nodes": asked["--trainer.num_nodes"],
+        **dict.fromkeys(("--ntasks-per-node", "--gpus-per-node"), asked["--trainer.devices"]),
+    }
+    assert samples_per_step(asked) == 256
+
+
 def test_no_other_command_stands_in_the_readme():
-    others = [c for c in COMMANDS if not c.startswith(("python3 ", "make "))]
+    others = [c for c in COMMANDS if not c.startswith(("python3 ", "make ", "torchrun "))]
     assert others == ["bash get_jawiki.sh latest --contact you@example.org", "tensorboard --logdir lightning_logs"]
 
 

@@ -17,7 +17,7 @@ from conftest import CONFIG
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import trainer
-from bert_ja import callbacks, cli, resuming, training
+from bert_ja import callbacks, cli, files, resuming, training
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
@@ -302,7 +302,7 @@ def test_checkpoints_behind_the_one_that_is_gone_on_from_are_moved_aside(place, 
 def test_a_run_that_another_process_writes_to_is_refused(place, here):
     shutil.copytree(place / "lightning_logs", here / "lightning_logs")
     run = here / "lightning_logs" / "version_0"
-    with resuming.alone_in(run):
+    with files.locked(run):
         assert refused("--resume", "--trainer.max_epochs", 3).startswith("another run is writing ")
 
 

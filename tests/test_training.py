@@ -548,10 +548,6 @@ def test_a_metric_that_does_not_exist_is_one_sentence(here):
     )
 
 
-def test_two_devices_are_refused(here):
-    assert refused("--config", CONFIG, "--trainer.devices", 2).startswith("trainer.devices asks for 2 devices")
-
-
 def test_too_little_room_for_the_checkpoints_is_refused(here, disk):
     """Two of the best, the last and the next, 12 bytes for each of 883,130 parameters: 42 MB."""
     small = disk(4_000_000)
