@@ -6,7 +6,6 @@ import datetime
 import os
 import time
 from pathlib import Path
-from time import perf_counter
 
 import pytorch_lightning as pl
 import torch
@@ -173,7 +172,7 @@ class WholeCheckpointIO(TorchCheckpointIO):
     seconds = 0.0  # that all of this run took, so that a measured speed can leave them out
 
     def save_checkpoint(self, checkpoint: dict, path, storage_options=None) -> None:
-        started = perf_counter()
+        started = time.perf_counter()
         with files.output(Path(os.fspath(path))) as output:
             torch.save(checkpoint, output)
-        self.seconds += perf_counter() - started
+        self.seconds += time.perf_counter() - started

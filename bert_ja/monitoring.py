@@ -6,9 +6,9 @@ and never waits for the device: what is counted comes with the step, as plain nu
 
 import math
 import re
+import time
 from collections import deque
 from pathlib import Path
-from time import perf_counter
 
 import numpy as np
 import pytorch_lightning as pl
@@ -181,11 +181,11 @@ class Throughput(pl.Callback):
         if self._since is not None:
             if self._on_gpu:
                 torch.cuda.synchronize(self._device)  # steps that are still under way are training
-            self._paused_at = perf_counter()
+            self._paused_at = time.perf_counter()
 
     def on_validation_end(self, trainer, pl_module) -> None:
         if self._since is not None:
-            self._since += perf_counter() - self._paused_at
+            self._since += time.perf_counter() - self._paused_at
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch: Step, batch_idx: int) -> None:
         counts = batch.counts
@@ -200,7 +200,7 @@ class Throughput(pl.Callback):
 
     def _begin(self, trainer) -> None:
         self._saved = getattr(trainer.strategy.checkpoint_io, "seconds", 0.0)
-        self._work, self._since = Counts(*[0] * len(Counts._fields)), perf_counter()
+        self._work, self._since = Counts(*[0] * len(Counts._fields)), time.perf_counter()
 
     def _measured(self, trainer, pl_module) -> dict[str, float]:
         work, options = self._work, pl_module.hparams
@@ -209,7 +209,7 @@ class Throughput(pl.Callback):
             metrics["gpu_memory_gb"] = torch.cuda.max_memory_reserved(self._device) / 1e9
         if not work.samples:
             return metrics
-        seconds = perf_counter() - self._since
+        seconds = time.perf_counter() - self._since
         seconds -= getattr(trainer.strategy.checkpoint_io, "seconds", 0.0) - self._saved
         rows = {"groups": work.rows, "padded": work.samples * options.max_position_embeddings}
         metrics |= {

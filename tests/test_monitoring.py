@@ -18,6 +18,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import transformers
+import yaml
 from conftest import CONFIG
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugin_util import markdown_to_safe_html
@@ -207,7 +208,8 @@ class Clock:
     def __init__(self, monkeypatch):
         self.now = 100.0
         for module in (monitoring, callbacks):
-            monkeypatch.setattr(module, "perf_counter", lambda: self.now)
+            stopped = types.SimpleNamespace(perf_counter=lambda: self.now, monotonic=time.monotonic)
+            monkeypatch.setattr(module, "time", stopped)
 
     def taking(self, seconds: float, function):
         def timed(*arguments, **options):
@@ -426,6 +428,31 @@ def test_no_configuration_can_lose_them(here, capsys):
     assert "val_loss" in rows[-1]
     assert "fill_mask/text_summary" in EventAccumulator(str(run)).Reload().Tags()["tensors"]
     assert len(re.findall(r"^first sample \(next_sentence_label [01], ", capsys.readouterr().err, re.MULTILINE)) == 1
+
+
+def test_a_run_that_goes_on_has_one_table_without_steps_twice(here):
+    """Six steps, of which the checkpoint after the validation of step 4 knows four; two more follow from there."""
+    checkpoints = {"monitor": "val_loss", "every_n_train_steps": 4, "save_top_k": -1, "filename": "{step}"}
+    config = yaml.safe_load(CONFIG.read_text())
+    made = {"class_path": "bert_ja.callbacks.ModelCheckpoint", "init_args": checkpoints}
+    config["trainer"] |= {"callbacks": [made], "max_steps": 6, "max_epochs": None, "log_every_n_steps": 1}
+    config["trainer"] |= {"check_val_every_n_epoch": None, "val_check_interval": 4, "limit_val_batches": 1}
+    config["model"] |= {"lr_schedule": "constant", "num_warmup_steps": 2}
+    (here / "own.yaml").write_text(yaml.safe_dump(config))
+    trainer.main(["--config", "own.yaml"])
+    run = here / "lightning_logs" / "version_0"
+    before = rows_of(run / "metrics.csv")
+    (checkpoint,) = (run / "checkpoints").glob("step=4.ckpt")
+    with open(run / "metrics.csv", "a") as file:
+        file.write("6,0,7.")  # as a kill leaves it
+    trainer.main(["--resume", str(checkpoint)])
+    after = rows_of(run / "metrics.csv")
+    order = [(0, "lr"), (1, "lr"), (2, "lr"), (3, "lr"), (3, "val_loss"), (4, "lr"), (5, "lr")]
+    assert [(row["step"], name) for row in before for name in ("lr", "val_loss") if name in row][:7] == order
+    assert [(row["step"], name) for row in after for name in ("lr", "val_loss") if name in row][:7] == order
+    timed = ("samples_per_second", "tokens_per_second", "padding_waste")
+    for one, other in zip(before, after, strict=True):
+        assert {k: v for k, v in one.items() if k not in timed} == {k: v for k, v in other.items() if k not in timed}
 
 
 def test_of_a_private_corpus_no_sample_and_no_predictions_are_shown(here, capsys):
