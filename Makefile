@@ -17,7 +17,7 @@ quickstart: .venv
 	$(BIN)/python quickstart.py
 
 test: .venv
-	$(BIN)/python -m pytest -q -m "not full"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not full" -n 2 --dist worksteal
 
 test-full: .venv
 	$(BIN)/python -m pytest -q --timeout 3600

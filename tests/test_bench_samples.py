@@ -306,6 +306,7 @@ def test_a_text_that_is_not_there_is_told_in_a_sentence(tmp_path, model):
     assert said == "no.txt not found: name texts of one sentence a line"
 
 
+@pytest.mark.full
 def test_a_tiny_text_gives_every_figure(tmp_path, model, judged):
     (tmp_path / "a.txt").write_text(text(300, seed=1), encoding="utf-8")
     (tmp_path / "b.txt.xz").write_bytes(lzma.compress(text(300, seed=2).encode()))

@@ -334,6 +334,7 @@ def test_an_output_that_is_no_list_of_runs_is_refused(tmp_path):
             bench_training.earlier_runs(str(tmp_path / "a.json"))
 
 
+@pytest.mark.full
 def test_every_run_is_appended_with_its_device_and_its_figures(tmp_path, words, monkeypatch, capsys):
     """The suite on the CPU with every variant that it has, then all parts but the suite."""
     for name, value in (("LOSS_STEP", 8), ("LOSS_VALID", 16)):

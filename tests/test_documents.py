@@ -370,7 +370,7 @@ def test_each_file_of_a_folder_is_a_document_in_the_order_of_their_paths(tmp_pat
             "b-1.md": "\ufeff一。\r\n",
             "b/c/z.txt": "七。",
             "b/a/x": "四。\n",
-            "b/c.txt.gz": gzip.compress("六。\n".encode()),
+            "b/c.txt.gz": gzip.compress("六。\n".encode(), mtime=0),
             "c.zst": PACK[".zst"]("八。\n".encode()),
             "blank.txt": "\n \n",
             "empty.txt": "",
@@ -407,7 +407,9 @@ def test_links_are_followed_but_not_into_a_loop(tmp_path):
 
 
 def test_a_folder_describes_the_list_of_its_files(tmp_path):
-    folder = write_folder(tmp_path / "notes", {"b.txt": "二。\n", "a/c.txt.gz": gzip.compress(b"x"), ".x": "", "e": ""})
+    folder = write_folder(
+        tmp_path / "notes", {"b.txt": "二。\n", "a/c.txt.gz": gzip.compress(b"x", mtime=0), ".x": "", "e": ""}
+    )
     listed = subprocess.run(
         ["sha256sum", "a/c.txt.gz", "b.txt", "e"], cwd=folder, capture_output=True, check=True
     ).stdout
@@ -427,7 +429,7 @@ def test_a_folder_describes_the_list_of_its_files(tmp_path):
             "sub/b.txt is JSON: name it b.jsonl if each line of it is an object with ",
         ),
         (
-            {"sub/b.jsonl.gz": gzip.compress(b'{"text": ""}')},
+            {"sub/b.jsonl.gz": gzip.compress(b'{"text": ""}', mtime=0)},
             "sub/b.jsonl.gz is JSON: name it b.jsonl if each line of ",
         ),
         (
@@ -438,8 +440,14 @@ def test_a_folder_describes_the_list_of_its_files(tmp_path):
         ({"b.doc": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" * 9}, "b.doc is not UTF-8 text (byte 0): NAME ANOTHER"),
         ({"b.bin": b"a\0b"}, "b.bin is not text (it holds zero bytes): NAME ANOTHER"),
         ({"b.txt.xz": lzma.compress(b"a\0b")}, "b.txt.xz is not text (it holds zero bytes): NAME ANOTHER"),
-        ({"b.txt.gz": gzip.compress(b"abc")[:-4]}, "b.txt.gz is damaged or cut short: make it or download it again"),
-        ({"a.txt.gz": gzip.compress(b"a")}, "a.txt stands there twice, once compressed: move one of the two away"),
+        (
+            {"b.txt.gz": gzip.compress(b"abc", mtime=0)[:-4]},
+            "b.txt.gz is damaged or cut short: make it or download it again",
+        ),
+        (
+            {"a.txt.gz": gzip.compress(b"a", mtime=0)},
+            "a.txt stands there twice, once compressed: move one of the two away",
+        ),
     ],
 )
 def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path, contents, message):
@@ -534,7 +542,7 @@ def test_what_is_missing_or_empty_is_refused(tmp_path, name):
         ),
         (
             "a.json.gz",
-            gzip.compress(b'[{"text": 1}]'),
+            gzip.compress(b'[{"text": 1}]', mtime=0),
             " is JSON: name it a.jsonl if each line of it is an object with a ",
         ),
         ("a.txt", "<mediawiki>", " is XML, text with one sentence a line is needed: NAME ANOTHER"),

@@ -238,7 +238,7 @@ def test_a_page_whose_number_is_too_large_is_damage(tmp_path):
             "ただの文章。\n".encode(),
             "FILE is not a MediaWiki dump (neither bz2 nor XML): get_jawiki.sh DATE downloads one",
         ),
-        (gzip.compress(b"<mediawiki/>"), "FILE is not a MediaWiki dump (neither bz2 nor XML): "),
+        (gzip.compress(b"<mediawiki/>", mtime=0), "FILE is not a MediaWiki dump (neither bz2 nor XML): "),
         (b"<html></html>", "FILE is not a MediaWiki dump (its first element is <html>): "),
         (b"<!-- a --><?x?>\n<html></html>", "FILE is not a MediaWiki dump (its first element is <html>): "),
         (b"<!a>" * 20_000, "FILE is cut short before its first page (no </mediawiki>)"),
