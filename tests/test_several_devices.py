@@ -278,7 +278,7 @@ def test_torchrun_trains_the_same(here, alone):
     process = launch(here, *TORCHRUN, ROOT / "trainer.py", *options)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert said.count("\nvalidation: ") == said.count("\ndevice: ") == 1
+    assert ("\n" + said).count("\nvalidation: ") == ("\n" + said).count("\ndevice: ") == 1
     assert_same_run(alone, here / "torchrun" / "lightning_logs" / "version_0")
 
 
