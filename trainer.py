@@ -4,6 +4,7 @@ Reads the JSONL files of prepare_train_data.py and a configuration; every option
 
     python3 trainer.py --print_config > config.yaml
     python3 trainer.py --config config.yaml
+    python3 trainer.py --resume
 """
 
 import sys
@@ -54,6 +55,8 @@ def main(arguments: list[str]) -> None:
     trainer, model, data = command.trainer, command.model, command.datamodule
     if trainer.logger is None:
         raise cli.StageError("trainer.logger is false, but a run stands in the logger's folder: leave that key out")
+    if trainer.fast_dev_run:
+        raise cli.StageError("trainer.fast_dev_run leaves no run to look at: set trainer.max_steps: 5 instead")
     positions = model.hparams.max_position_embeddings
     for part in ("train", "valid"):
         data.require(part, positions)

@@ -36,6 +36,10 @@ from bert_ja.pretraining import ATTENTION, OPTIMIZERS, SCHEDULES, BertPretrainin
 
 RUNS = Path("lightning_logs")
 OVERRIDE = "--data.ignore_records true"
+DESCRIPTION = (
+    "Train BERT: masked LM and next sentence. trainer.py --resume [RUN] goes on with a run (the newest, or its folder, "
+    "a checkpoint file, best or last) in that run's folder, with that run's configuration unless --config is given."
+)
 
 
 # Data
@@ -502,7 +506,7 @@ class TrainingCLI(LightningCLI):
                 run=False,
                 auto_configure_optimizers=False,
                 trainer_defaults={"use_distributed_sampler": False, "callbacks": [Resumption()]},
-                parser_kwargs={"exit_on_error": False, "description": "Train BERT: masked LM and next sentence."},
+                parser_kwargs={"exit_on_error": False, "description": DESCRIPTION},
                 **options,
             )
         except argparse.ArgumentError as error:

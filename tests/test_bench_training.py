@@ -263,14 +263,6 @@ def test_a_variant_that_fails_is_said_and_the_suite_goes_on(setting, monkeypatch
     assert late[0]["skipped"] == "the -1 seconds were over"
 
 
-def test_compiled_variants_wait_for_the_option(setting, monkeypatch):
-    monkeypatch.setattr(gpu_suite, "measure", lambda *_: {"skipped": "measured"})
-    for there, said in ((False, "model.compile does not exist yet"), (True, "measured")):
-        monkeypatch.setattr(gpu_suite, "compilable", lambda there=there: there)
-        rows = [row for row in gpu_suite.run(setting, 1e9, 60) if row["compile"]]
-        assert rows and {row["skipped"] for row in rows} == {said}
-
-
 # What follows from the figures
 
 

@@ -128,7 +128,13 @@ def test_the_published_command_line_refuses_in_one_line(tmp_path):
 
 def test_help_explains_every_option_of_model_and_data(tmp_path):
     shown = stage("trainer.py", "--help", cwd=tmp_path).stdout
-    for explained in ("Samples a batch", "Longest sample in tokens", "Optimizer steps over which", "Share of a sample"):
+    for explained in (
+        "Samples a batch",
+        "Longest sample in tokens",
+        "Optimizer steps over which",
+        "Share of a sample",
+        "--resume [RUN]",
+    ):
         assert explained in shown
 
 

@@ -194,6 +194,10 @@ def test_a_missing_configuration_is_refused(tmp_path):
             "trainer.logger is false, but a run stands in the logger's folder: leave that key out",
         ),
         (
+            ["--trainer.fast_dev_run", "true"],
+            "trainer.fast_dev_run leaves no run to look at: set trainer.max_steps: 5 instead",
+        ),
+        (
             ["--data.mlm_probability", 15],
             "data.mlm_probability must lie between 0 and 1, got 15.0",
         ),
