@@ -57,7 +57,7 @@ def largest_difference(model, folder: Path, vocabulary) -> float:
     ids = torch.randint(
         vocabulary.size, (4, min(64, model.config.max_position_embeddings)), generator=torch.Generator().manual_seed(0)
     )
-    model.set_attn_implementation("sdpa")  # these are padded rows, packed ones need their groups
+    model.set_attn_implementation("sdpa")  # these are padded rows, packed ones need their places in rows
     with torch.no_grad():
         expected = model.eval()(ids)
         pretraining = BertForPreTraining.from_pretrained(folder).eval()(ids)

@@ -410,7 +410,7 @@ ABOUT = (
     "ratios are of runs in the same round; the runs watched for their memory went before and warmed the page cache",
     "memory: VmHWM and RssAnon of the processes of a run with 2 workers, read from outside every "
     f"{LOOK_SECONDS * 1000:.0f} ms",
-    "draws are shuffled over the whole file and masked anew; the first batch is of 256, with tensors and groups, in a "
+    "draws are shuffled over the whole file and masked anew; the first batch is of 256, with tensors and rows, in a "
     "fresh process, the columns in the page cache, imports and vocabulary not counted",
 )
 

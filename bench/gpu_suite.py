@@ -58,7 +58,7 @@ VARIANTS = (
     Variant(step=1024, dropout=0.0),
     Variant(step=512, dropout=0.1),
     Variant(length=LONG, step=64, dropout=0.0),
-    Variant(dropout=0.1, backend="groups"),
+    Variant(dropout=0.1, backend="rows"),
     Variant(length=LONG, step=32, dropout=0.0, compile=True),
     Variant("padded", parts=8, compile=True),
 )
@@ -102,10 +102,10 @@ def new_model(variant: Variant, setting: Setting) -> BertPretraining:
     return fits.new_model(setting.sizes.layers, setting.sizes.width, setting.sizes.pieces, **options)
 
 
-def batches_of(variant: Variant, columns: Columns, setting: Setting, grouped: bool) -> Batches:
+def batches_of(variant: Variant, columns: Columns, setting: Setting, in_rows: bool) -> Batches:
     vocabulary = training_samples.made_up_vocabulary(setting.sizes.pieces)
     size = -(-variant.step // variant.parts)
-    return Batches(columns, vocabulary, size, fits.SEED, True, variant.parts, grouped=grouped)
+    return Batches(columns, vocabulary, size, fits.SEED, True, variant.parts, in_rows=in_rows)
 
 
 def in_turn(built: list, count: int) -> list:
@@ -133,7 +133,7 @@ def time_ours(variant: Variant, columns: Columns, setting: Setting) -> tuple[flo
         vocabulary = training_samples.made_up_vocabulary(setting.sizes.pieces)
         trainer.fit(model, datamodule=fits.SampleData(vocabulary, variant.step, columns))
     else:
-        built = build(batches_of(variant, columns, setting, model.backend == "groups"), setting.device == "cuda")
+        built = build(batches_of(variant, columns, setting, model.backend == "rows"), setting.device == "cuda")
         fits.time_steps(model, trainer, in_turn(built, WARM_UP + setting.steps))
     return clock.seconds / clock.steps, model.backend
 
@@ -142,7 +142,7 @@ def time_published(variant: Variant, columns: Columns, setting: Setting) -> tupl
     """The same of baseline_training.step."""
     model = fits.plain(new_model(variant, setting)).to(setting.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4)
-    whole = batches_of(variant._replace(parts=1), columns, setting, grouped=False)
+    whole = batches_of(variant._replace(parts=1), columns, setting, in_rows=False)
     batches = baseline_training.micro_batches(whole.draw(0, 0), setting.device, -(-variant.step // variant.parts))
     for number in range(1 + max(1, setting.steps // 4)):  # each takes as long as many of ours
         baseline_training.step(model, optimizer, batches, setting.device, setting.precision)
@@ -158,7 +158,7 @@ def cost(variant: Variant, columns: Columns, setting: Setting) -> tuple[float, f
 
     Padding needs none: so a padded variant has the MFU of its real tokens too.
     """
-    whole = batches_of(variant._replace(parts=1), columns, setting, grouped=False)
+    whole = batches_of(variant._replace(parts=1), columns, setting, in_rows=False)
     taken = {"published": 1, "loader": WARM_UP + setting.steps}.get(variant.kind, BUILT)
     drawn = [whole.draw(0, number) for number in range(min(taken, len(whole.order) // whole.batch_size))]
     lengths = [np.diff(batch["cu_seqlens"]) for batch in drawn]

@@ -5,7 +5,7 @@ bidirectional model; the attention itself is bounded, in one of three ways:
 
     varlen   FlashAttention for samples of any length, torch.nn.attention.varlen; no dropout
     nested   the same kernels behind nested jagged tensors, which apply dropout
-    groups   scaled_dot_product_attention on groups of samples of similar length: any device, any precision
+    rows     scaled_dot_product_attention on a few rows with several samples each and a mask: any device, any precision
 """
 
 import functools
@@ -23,8 +23,38 @@ def _tokens_first(*states: torch.Tensor) -> tuple[torch.Tensor, ...]:
     return tuple(each[0].transpose(0, 1) for each in states)
 
 
-@torch.compiler.disable  # the number of groups is another in every batch; the layers around it are compiled
-def groups(
+class _Spread(torch.autograd.Function):
+    """Put values (tokens, width) at their `places` of (size, width), zeros elsewhere.
+
+    One copy in each direction: the gradient of an index would be added up over a tensor of zeros.
+    """
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, places: torch.Tensor, size: int) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        return values.new_zeros(size, values.shape[1]).index_copy_(0, places, values)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple:
+        return gradient.index_select(0, *ctx.saved_tensors), None, None
+
+
+class _Collect(torch.autograd.Function):
+    """The values (tokens, width) that stand at `places` of (size, width): the reverse of _Spread."""
+
+    @staticmethod
+    def forward(ctx, values: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = len(values)
+        return values.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx, gradient: torch.Tensor) -> tuple:
+        return gradient.new_zeros(ctx.size, gradient.shape[1]).index_copy_(0, *ctx.saved_tensors, gradient), None
+
+
+@torch.compiler.disable  # the number of rows is another in every batch; the layers around it are compiled
+def rows(
     module: torch.nn.Module,
     query: torch.Tensor,
     key: torch.Tensor,
@@ -33,20 +63,26 @@ def groups(
     scaling: float,
     dropout: float = 0.0,
     *,
-    groups: list[dict[str, torch.Tensor]],
-    order: torch.Tensor,
+    places: torch.Tensor,
+    masks: list[torch.Tensor],
     **_,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed row, (1, heads, tokens, head_dim) -> (1, tokens, heads, head_dim).
 
-    `groups` and `order` are those of dataset.length_groups, with `mask` (samples, 1, 1, longest) beside `index`.
+    `places` (tokens,) are those of dataset.attention_rows; `masks` (rows, 1, length, length), one for each length of
+    rows, hold 0 where two tokens are of one sample and minus infinity elsewhere.
     """
-    states, outputs = _tokens_first(query, key, value), []
-    for group in groups:
-        rows = (each[group["index"]].transpose(1, 2) for each in states)  # (samples, heads, longest, head_dim)
-        output = scaled_dot_product_attention(*rows, attn_mask=group["mask"], dropout_p=dropout, scale=scaling)
-        outputs.append(output.transpose(1, 2).flatten(0, 1)[group["filled"]])  # (its tokens, heads, head_dim)
-    return torch.cat(outputs)[order].unsqueeze(0), None
+    _, heads, _, head_dim = query.shape
+    sizes = [mask.shape[0] * mask.shape[-1] for mask in masks]
+    spread = [_Spread.apply(each.flatten(1), places, sum(sizes)) for each in _tokens_first(query, key, value)]
+    outputs = []
+    for mask, *states in zip(masks, *(each.split(sizes) for each in spread), strict=True):
+        shape = mask.shape[0], mask.shape[-1], heads, head_dim
+        states = (each.view(shape).transpose(1, 2) for each in states)  # (rows, heads, length, head_dim)
+        mask = mask.to(query.dtype)
+        output = scaled_dot_product_attention(*states, attn_mask=mask, dropout_p=dropout, scale=scaling)
+        outputs.append(output.transpose(1, 2).flatten(0, 1).flatten(1))  # (its places, width)
+    return _Collect.apply(torch.cat(outputs), places).view(1, -1, heads, head_dim), None
 
 
 def varlen(
@@ -95,21 +131,21 @@ def nested(
     return output.transpose(1, 2).values().unsqueeze(0), None
 
 
-BACKENDS = {"varlen": varlen, "nested": nested, "groups": groups}
+BACKENDS = {"varlen": varlen, "nested": nested, "rows": rows}
 for _name, _function in BACKENDS.items():
     AttentionInterface.register(PREFIX + _name, _function)
 
 
 def prepare(backend: str, batch: dict) -> dict:
     """The keyword arguments of a backend for a micro-batch of dataset.Step, once for all layers."""
-    if backend != "groups":
+    if backend != "rows":
         return {"cu_seqlens": batch["cu_seqlens"].int(), "longest": batch["longest"]}
-    masked = []
-    for group in batch["groups"]:
-        column = torch.arange(group["index"].shape[1], device=group["index"].device)
-        mask = (column < group["lengths"][:, None])[:, None, None, :]  # True where a sample has a token
-        masked.append(group | {"mask": mask})
-    return {"groups": masked, "order": batch["order"]}
+    masks = []
+    for samples in batch["rows"]:  # (rows, length): padding keeps to itself
+        apart = samples[:, :, None] != samples[:, None, :]
+        mask = torch.zeros(apart.shape, device=apart.device).masked_fill_(apart, -torch.inf)
+        masks.append(mask.unsqueeze(1))
+    return {"places": batch["places"], "masks": masks}
 
 
 def trial(backend: str, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype, dropout: float) -> None:
@@ -125,16 +161,16 @@ def trial(backend: str, heads: int, head_dim: int, device: torch.device, dtype: 
 def choose(device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, dropout: float) -> tuple[str, str]:
     """(backend, why) for a device, the type that attention is computed in, and the dropout of its weights."""
     if device.type != "cuda":
-        return "groups", f"FlashAttention needs CUDA, this is {device.type}"
+        return "rows", f"FlashAttention needs CUDA, this is {device.type}"
     if dtype not in (torch.float16, torch.bfloat16):
-        return "groups", f"FlashAttention needs fp16 or bf16, this is {str(dtype).removeprefix('torch.')}"
+        return "rows", f"FlashAttention needs fp16 or bf16, this is {str(dtype).removeprefix('torch.')}"
     capability = torch.cuda.get_device_capability(device)
     if capability < FLASH_CAPABILITY:
-        return "groups", f"FlashAttention needs compute capability 8.0, this card has {'.'.join(map(str, capability))}"
+        return "rows", f"FlashAttention needs compute capability 8.0, this card has {'.'.join(map(str, capability))}"
     backend = "nested" if dropout else "varlen"
     try:
         trial(backend, heads, head_dim, device, dtype, dropout)
     except (RuntimeError, ImportError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        return "groups", f"{backend} was tried and failed: {reason[0][:200]}"
+        return "rows", f"{backend} was tried and failed: {reason[0][:200]}"
     return backend, "FlashAttention with dropout" if dropout else "FlashAttention, no dropout of attention weights"

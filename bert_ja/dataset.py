@@ -5,6 +5,7 @@ columns at once, masked, and handed on as one packed row; which samples it holds
 were drawn before), so worker processes, ranks and restarts cannot change it.
 """
 
+import bisect
 import contextlib
 import functools
 import math
@@ -41,6 +42,7 @@ COLUMNS = {
 }
 KINDS = {"labels": "label_ends", "next_sentence_label": "next_sentence_labels", "word_starts": "word_starts"}
 LONGEST = 1 << masking.PLACE_BITS  # tokens of a sample
+ROW = 128  # tokens of a row that attention.rows takes, at least: twice a usual sample
 MOST_PERIOD = 10_000  # samples after which shares of several files have been kept exactly
 
 
@@ -263,25 +265,33 @@ class Columns:
 # Columns -> packed batches
 
 
-def length_groups(cu_seqlens: np.ndarray, most_groups: int = 8) -> tuple[list[dict[str, np.ndarray]], np.ndarray]:
-    """The samples of a packed row in groups of similar length, as attention.groups takes them: (groups, order).
+def attention_rows(lengths: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Samples of these lengths in rows of ROW tokens, or 2, 4, ... times that for longer ones: (places, rows).
 
-    Each group has `index` (samples, longest), where their tokens stand in the row (any token where a sample has ended),
-    `lengths` (samples,), and `filled`, the flat places of `index` that hold a token; `order` (tokens,) says where each
-    token of the row stands in the groups, one after another.
+    `places` (tokens,) says where each token of the packed row stands in all these rows, one after another; `rows` has,
+    for each length of rows, the number of the sample that stands at each place, (rows, length), -1 for padding. The
+    longest sample comes first, each into the row with the least room that suffices (best fit, decreasing).
     """
-    lengths = np.diff(cu_seqlens)
-    by_length = np.argsort(lengths, kind="stable")
-    groups, filled_tokens = [], []
-    for members in np.array_split(by_length, min(most_groups, -(-len(lengths) // 4))):
-        column = np.arange(lengths[members].max())
-        filled = column < lengths[members, None]  # (samples, longest)
-        index = np.where(filled, cu_seqlens[members, None] + column, cu_seqlens[members, None])
-        groups.append({"index": index, "lengths": lengths[members], "filled": np.flatnonzero(filled)})
-        filled_tokens.append(index[filled])
-    order = np.empty(int(cu_seqlens[-1]), dtype=np.int64)
-    order[np.concatenate(filled_tokens)] = np.arange(len(order))
-    return groups, order
+    rooms: list[tuple[int, int]] = []  # (tokens, row), increasing
+    rows: list[int] = []  # the length of each
+    at = np.empty((len(lengths), 2), dtype=np.int64)  # (row, place in it) of each sample
+    for sample in np.argsort(-lengths, kind="stable").tolist():
+        length = int(lengths[sample])
+        best = bisect.bisect_left(rooms, (length, -1))
+        if best == len(rooms):
+            rooms.append((ROW << max(0, math.ceil(math.log2(length / ROW))), len(rows)))
+            rows.append(rooms[best][0])
+        room, row = rooms.pop(best)
+        at[sample] = row, rows[row] - room
+        bisect.insort(rooms, (room - length, row))
+    ends = np.cumsum([0] + rows)
+    begins = ends[at[:, 0]] + at[:, 1]
+    places = np.repeat(begins - np.cumsum(lengths) + lengths, lengths) + np.arange(lengths.sum())
+    samples = np.full(ends[-1], -1)
+    samples[places] = np.repeat(np.arange(len(lengths)), lengths)
+    parts = [(length, rows.count(length)) for length in sorted(set(rows), reverse=True)]
+    cuts = np.cumsum([length * count for length, count in parts])[:-1]
+    return places, [part.reshape(-1, length) for (length, _), part in zip(parts, np.split(samples, cuts), strict=True)]
 
 
 class Span(NamedTuple):
@@ -300,15 +310,15 @@ class Counts(NamedTuple):
     samples: int
     predicted: int  # positions that go through the vocabulary-sized head
     pairs: int  # of tokens of one sample, which attention compares: the sum of the squares of the lengths
-    rows: int  # that attention has for the tokens, those of its padding among them
+    places: int  # that attention has for the tokens, those of its padding among them
 
     @classmethod
     def of(cls, batches: list[dict], step_samples: int, step_tokens: int) -> "Counts":
         lengths = np.concatenate([np.diff(batch["cu_seqlens"]) for batch in batches]).astype(np.int64)
         tokens, predicted = int(lengths.sum()), sum(len(batch["mlm_positions"]) for batch in batches)
-        grouped = [group["index"].size for batch in batches for group in batch.get("groups", [])]
+        padded = [rows.size for batch in batches for rows in batch.get("rows", [])]
         pairs = int((lengths * lengths).sum())
-        return cls(step_samples, step_tokens, tokens, len(lengths), predicted, pairs, sum(grouped) or tokens)
+        return cls(step_samples, step_tokens, tokens, len(lengths), predicted, pairs, sum(padded) or tokens)
 
 
 @dataclass
@@ -450,7 +460,7 @@ class Batches:
     shares: list[float] | None = None  # of the sources; as their sizes when not given
     rank: int = 0
     world_size: int = 1
-    grouped: bool = True  # whether batches have the groups that attention.groups needs
+    in_rows: bool = True  # whether batches have what attention.rows needs
 
     def __post_init__(self):
         self.sources = [self.sources] if isinstance(self.sources, Columns) else list(self.sources)
@@ -482,7 +492,7 @@ class Batches:
         return range(begin + skipped + first * size, begin + end)
 
     def draw(self, epoch: int, number: int, skipped: int = 0) -> dict[str, np.ndarray | int]:
-        """A batch but for its groups."""
+        """A batch but for what attention needs."""
         first = number - number % self.accumulate
         packed, places = self._draw(epoch, number, skipped), self._places(epoch, number, number + 1, skipped)
         step = self._places(epoch, first, first + self.accumulate, skipped)
@@ -513,8 +523,8 @@ class Batches:
         """A batch with what attention needs of its samples."""
         lengths = np.diff(batch["cu_seqlens"])
         batch = batch | {"longest": int(lengths.max())}
-        if self.grouped:
-            batch["groups"], batch["order"] = length_groups(batch["cu_seqlens"].astype(np.int64))
+        if self.in_rows:
+            batch["places"], batch["rows"] = attention_rows(lengths.astype(np.int64))
         return batch
 
     def _pack(self, drawn: list[Drawn]) -> dict[str, np.ndarray]:

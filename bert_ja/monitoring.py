@@ -17,7 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from bert_ja import devices, encoding, files, masking
 from bert_ja.cli import StageError, say
-from bert_ja.dataset import Batches, Counts, Step, length_groups
+from bert_ja.dataset import Batches, Counts, Step, attention_rows
 from bert_ja.samples import describe_sample
 
 MASK = "[MASK]"  # in a prompt, whatever the tokenizer calls its own
@@ -211,11 +211,11 @@ class Throughput(pl.Callback):
             return metrics
         seconds = time.perf_counter() - self._since
         seconds -= getattr(trainer.strategy.checkpoint_io, "seconds", 0.0) - self._saved
-        rows = {"groups": work.rows, "padded": work.samples * options.max_position_embeddings}
+        places = {"rows": work.places, "padded": work.samples * options.max_position_embeddings}
         metrics |= {
             "samples_per_second": work.step_samples / seconds,
             "tokens_per_second": work.step_tokens / seconds,
-            "padding_waste": 1 - work.tokens / rows.get(pl_module.backend, work.tokens),
+            "padding_waste": 1 - work.tokens / places.get(pl_module.backend, work.tokens),
         }
         return metrics | ({"mfu": useful_flops(options, work) / seconds / self._peak} if self._peak else {})
 
@@ -361,10 +361,10 @@ def encode_prompt(prompt: str, encoder: encoding.Encoder) -> tuple[list[int], in
 def likeliest(model, ids: list[int], place: int) -> list[tuple[int, float]]:
     """(id, probability in %) of the LIKELIEST tokens at a place of a sample, best first."""
     ends = np.array([0, len(ids)])
-    groups, order = length_groups(ends)
+    places, rows = attention_rows(np.diff(ends))
     sample = {
         **{"input_ids": np.array(ids), "token_type_ids": np.zeros_like(ids), "position_ids": np.arange(len(ids))},
-        **{"cu_seqlens": ends, "longest": len(ids), "groups": groups, "order": order},
+        **{"cu_seqlens": ends, "longest": len(ids), "places": places, "rows": rows},
         "mlm_positions": np.array([place]),
     }
     (batch,) = Step.of([sample]).to(model.device).micro_batches()

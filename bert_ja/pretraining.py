@@ -56,7 +56,7 @@ class BertPretraining(pl.LightningModule):
         weight_decay: Weight decay of adamw.
         max_nonfinite_steps: Optimizer steps in a row whose loss or gradient is not finite, after which training stops;
             each of them is skipped and counted.
-        attention_backend: "varlen", "nested" or "groups" instead of the best one for the device.
+        attention_backend: "varlen", "nested" or "rows" instead of the best one for the device.
         compile: True compiles the training step, once for all shapes; the first steps take minutes.
         packed: False pads every sample to max_position_embeddings and puts all positions through the vocabulary-sized
             head, as the published run did; for comparison.
@@ -106,7 +106,7 @@ class BertPretraining(pl.LightningModule):
         self.consumed = 0  # samples of the data's order that are behind, over all ranks and epochs
         self.validation_due = False  # whether a checkpoint is saved in the middle of a validation
         self.valid_names: list[str] = []  # of the files of the validation, where they are several
-        self.backend = "groups"  # of attention; see `choose_attention`
+        self.backend = "rows"  # of attention; see `choose_attention`
         # Tokens, samples and predicted positions differ from batch to batch: dynamic shapes, or each would be compiled.
         self.training_totals = torch.compile(self.totals, dynamic=True) if compile else self.totals
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
@@ -155,7 +155,7 @@ class BertPretraining(pl.LightningModule):
             if self.backend == "varlen" and dropout:
                 raise StageError(
                     "model.attention_backend varlen has no dropout: set model.attention_probs_dropout_prob: 0, or take "
-                    "nested or groups"
+                    "nested or rows"
                 )
         self.model.set_attn_implementation(attention.PREFIX + self.backend)
         return f"attention: {self.backend}, {reason}"

@@ -217,7 +217,7 @@ class PretrainingData(pl.LightningDataModule):
             shares=shares,
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
-            grouped=self.trainer.lightning_module.backend == "groups",
+            in_rows=self.trainer.lightning_module.backend == "rows",
         )
         sampler = EpochSampler(batches)
         if shuffle:

@@ -1,11 +1,12 @@
 """Attention over packed samples: every backend against one sample after another."""
 
+import numpy as np
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from bert_ja import attention
-from bert_ja.dataset import Step, length_groups
+from bert_ja.dataset import Step, attention_rows
 
 HEADS, HEAD_DIM = 2, 16
 LENGTHS = ([1], [5, 1, 1, 9], [3] * 8, list(range(1, 40)), [512, 1, 511, 2, 60])
@@ -14,8 +15,8 @@ LENGTHS = ([1], [5, 1, 1, 9], [3] * 8, list(range(1, 40)), [512, 1, 511, 2, 60])
 def batch_of(lengths: list[int]) -> dict:
     """What a micro-batch tells attention of samples of these lengths."""
     cu_seqlens = torch.tensor([0, *lengths]).cumsum(0)
-    groups, order = length_groups(cu_seqlens.numpy())
-    numbers = {"cu_seqlens": cu_seqlens.numpy(), "groups": groups, "order": order, "longest": max(lengths)}
+    places, rows = attention_rows(np.array(lengths))
+    numbers = {"cu_seqlens": cu_seqlens.numpy(), "places": places, "rows": rows, "longest": max(lengths)}
     (batch,) = Step.of([numbers]).micro_batches()
     return batch
 
@@ -35,7 +36,7 @@ def one_by_one(states: list[torch.Tensor], lengths: list[int]) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("lengths", LENGTHS, ids=lambda lengths: f"{len(lengths)} samples")
-@pytest.mark.parametrize("backend", ["groups", "nested"])
+@pytest.mark.parametrize("backend", ["rows", "nested"])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_every_sample_gets_the_attention_that_it_has_alone(backend, lengths):
     states = states_of(sum(lengths))
@@ -49,7 +50,7 @@ def test_every_sample_gets_the_attention_that_it_has_alone(backend, lengths):
     assert all(torch.allclose(one, other, atol=1e-12) for one, other in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("backend", ["groups", "nested"])
+@pytest.mark.parametrize("backend", ["rows", "nested"])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_attention_dropout_is_applied(backend):
     """With values of 1 an output is the sum of a token's weights: 1, and with dropout 1 on average only."""
@@ -66,21 +67,21 @@ def test_attention_dropout_is_applied(backend):
     assert abs(dropped.mean() - 1) < 0.1
 
 
-def test_a_cpu_gets_groups_and_is_told_why():
+def test_a_cpu_gets_rows_and_is_told_why():
     backend, reason = attention.choose(torch.device("cpu"), torch.bfloat16, 12, 64, 0.1)
-    assert (backend, reason) == ("groups", "FlashAttention needs CUDA, this is cpu")
+    assert (backend, reason) == ("rows", "FlashAttention needs CUDA, this is cpu")
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @pytest.mark.parametrize("backend", ["varlen", "nested"])
-def test_flash_attention_agrees_with_groups(backend):
+def test_flash_attention_agrees_with_rows(backend):
     lengths = LENGTHS[-1]
     states = [each.detach().to("cuda", torch.bfloat16).repeat(1, 1, 1, 4) for each in states_of(sum(lengths))]
     batch = {name: part.cuda() if torch.is_tensor(part) else part for name, part in batch_of(lengths).items()}
-    batch["groups"] = [{name: part.cuda() for name, part in group.items()} for group in batch["groups"]]
+    batch["rows"] = [part.cuda() for part in batch["rows"]]
     found, expected = (
         attention.BACKENDS[name](None, *states, None, 64**-0.5, **attention.prepare(name, batch))[0].float()
-        for name in (backend, "groups")
+        for name in (backend, "rows")
     )
     assert torch.allclose(found, expected, atol=0.02)
     assert attention.choose(torch.device("cuda", 0), torch.bfloat16, 12, 64, 0.1)[0] == "nested"

@@ -246,7 +246,7 @@ def test_a_variant_keeps_its_shares_with_fewer_samples(setting):
 
 def test_a_micro_batch_of_a_variant_has_its_part_of_the_step():
     whole = gpu_suite.Setting("cpu", "fp32", flops.Sizes(1, 8, 100), 256, 2)
-    batches = gpu_suite.batches_of(gpu_suite.Variant(parts=8), made_up(300), whole, grouped=True)
+    batches = gpu_suite.batches_of(gpu_suite.Variant(parts=8), made_up(300), whole, in_rows=True)
     assert (batches.batch_size, batches.accumulate, gpu_suite.step_size(batches)) == (32, 8, 256)
 
 

@@ -1072,17 +1072,17 @@ def test_fewer_samples_than_ranks_are_refused():
     )
 
 
-@pytest.mark.parametrize("grouped", [True, False])
+@pytest.mark.parametrize("in_rows", [True, False])
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_a_step_counts_its_own_work_and_what_all_ranks_see(world_size, grouped):
-    drawn = ranks(mixture(), world_size, batch_size=3, accumulate=2, shares=SHARES, grouped=grouped)
+def test_a_step_counts_its_own_work_and_what_all_ranks_see(world_size, in_rows):
+    drawn = ranks(mixture(), world_size, batch_size=3, accumulate=2, shares=SHARES, in_rows=in_rows)
     for number in range(drawn[0].steps()):
         steps = [rank.step(1, number) for rank in drawn]
         lengths = [[batch["cu_seqlens"].diff() for batch in step.micro_batches()] for step in steps]
         everything = torch.cat(sum(lengths, []))
         for step, own in zip(steps, lengths, strict=True):
             batches_of_step, own = step.micro_batches(), torch.cat(own)
-            rows = sum(group["index"].numel() for batch in batches_of_step for group in batch.get("groups", []))
+            places = sum(rows.numel() for batch in batches_of_step for rows in batch.get("rows", []))
             assert step.counts == Counts(
                 step_samples=len(everything),
                 step_tokens=int(everything.sum()),
@@ -1090,7 +1090,7 @@ def test_a_step_counts_its_own_work_and_what_all_ranks_see(world_size, grouped):
                 samples=len(own),
                 predicted=sum(len(batch["mlm_positions"]) for batch in batches_of_step),
                 pairs=int((own * own).sum()),
-                rows=rows if grouped else int(own.sum()),
+                places=places if in_rows else int(own.sum()),
             )
             assert step.to("cpu").counts == step.counts
 
@@ -1207,28 +1207,35 @@ def test_unigram_entropy_of_a_sample_of_the_tokens_is_near_that_of_all(tmp_path)
     assert dataset.unigram_entropy([columns, columns], VOCABULARY, 500_000) == pytest.approx(whole, abs=0.02)
 
 
-# Groups and attention
+# Rows and attention
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=40), st.integers(1, 9))
+@given(st.lists(st.integers(1, 130) | st.integers(1, 1000), min_size=1, max_size=40))
 @settings(max_examples=100, deadline=None)
-def test_groups_hold_every_token_once_with_its_own_sample(lengths, most_groups):
-    cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
-    groups, order = dataset.length_groups(cu_seqlens, most_groups)
-    assert len(groups) <= most_groups
-    placed = []
-    for group in groups:
-        index, mask = group["index"], np.arange(group["index"].shape[1]) < group["lengths"][:, None]
-        assert group["filled"].tolist() == np.flatnonzero(mask).tolist()
-        assert group["lengths"].max() == index.shape[1]  # no wider than its longest sample
-        for row, filled in zip(index.tolist(), mask.tolist(), strict=True):
-            number = cu_seqlens.tolist().index(row[0])
-            own = list(range(cu_seqlens[number], cu_seqlens[number + 1]))
-            assert [at for at, holds in zip(row, filled, strict=True) if holds] == own
-            assert {at for at, holds in zip(row, filled, strict=True) if not holds} <= set(own)
-        placed += index.ravel()[group["filled"]].tolist()
-    assert sorted(placed) == list(range(cu_seqlens[-1]))
-    assert [placed[at] for at in order] == list(range(cu_seqlens[-1]))
+def test_rows_hold_every_token_once_with_its_own_sample(lengths):
+    lengths = np.array(lengths)
+    places, rows = dataset.attention_rows(lengths)
+    sizes = [len(row) for part in rows for row in part]
+    assert sizes == sorted(sizes, reverse=True)
+    assert set(sizes) <= {128, 256, 512, 1024}
+    standing = np.concatenate([part.ravel() for part in rows])
+    assert standing[places].tolist() == np.repeat(np.arange(len(lengths)), lengths).tolist()
+    assert np.count_nonzero(standing >= 0) == lengths.sum() == len(set(places.tolist()))
+    ends = np.cumsum(sizes)
+    for own in np.split(places, np.cumsum(lengths)[:-1]):  # a sample stands together, in one row
+        assert own.tolist() == list(range(own[0], own[0] + len(own)))
+        assert len(set(np.searchsorted(ends, own, side="right"))) == 1
+
+
+def test_rows_are_as_full_as_samples_allow():
+    rng = np.random.default_rng(1)
+    lengths = np.rint(rng.gamma(4.0, 13.0, 256) + 8).astype(np.int64)  # 60 tokens on average
+    _, rows = dataset.attention_rows(lengths)
+    assert lengths.sum() / sum(part.size for part in rows) > 0.97
+    assert [part.shape for part in dataset.attention_rows(np.array([128, 100, 28, 60, 300, 200]))[1]] == [
+        (1, 512),
+        (3, 128),
+    ]
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -256,11 +256,11 @@ def test_counts_go_on_after_a_restart(fit, tmp_path):
 
 def test_padding_is_what_attention_computes_beside_the_tokens():
     throughput = monitoring.Throughput()
-    throughput._work = Counts(8, 400, tokens=400, samples=8, predicted=60, pairs=25_000, rows=500)
+    throughput._work = Counts(8, 400, tokens=400, samples=8, predicted=60, pairs=25_000, places=500)
     throughput._lr, throughput._since, throughput._on_gpu, throughput._peak = 0.1, 0.0, False, None
-    module = types.SimpleNamespace(hparams=small_model().hparams, backend="groups")
+    module = types.SimpleNamespace(hparams=small_model().hparams, backend="rows")
     trainer = types.SimpleNamespace(strategy=types.SimpleNamespace(checkpoint_io=None))
-    for backend, waste in (("groups", 1 - 400 / 500), ("varlen", 0), ("nested", 0), ("padded", 1 - 400 / (8 * 512))):
+    for backend, waste in (("rows", 1 - 400 / 500), ("varlen", 0), ("nested", 0), ("padded", 1 - 400 / (8 * 512))):
         module.backend = backend
         assert throughput._measured(trainer, module)["padding_waste"] == pytest.approx(waste)
 

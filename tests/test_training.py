@@ -896,7 +896,7 @@ def gradient(model: BertPretraining, micro_batches: list[dict], totals_of=None) 
     return torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("backend", ["groups", "nested"])
+@pytest.mark.parametrize("backend", ["rows", "nested"])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_a_padded_step_has_the_totals_and_gradients_of_a_packed_one(batches, backend):
     """model.packed false is the published step: every sample padded, all positions through the head."""
