@@ -13,7 +13,7 @@ import torch
 from bench import baseline_training, fits, runs, training_samples
 from bert_ja import cli
 from bert_ja.dataset import Batches, Columns, Step
-from bert_ja.pretraining import TOTALS, BertPretraining
+from bert_ja.pretraining import MEASURED, BertPretraining
 from bert_ja.tokenization import Vocabulary
 
 SAMPLES = 64  # of an optimizer step whose speed is measured
@@ -148,12 +148,12 @@ class Idle(BertPretraining):
         super().__init__(*sizes, **options)
         self.naps: list[float] = []
 
-    def totals(self, batch: dict) -> dict[str, torch.Tensor]:
+    def measures(self, batch: dict) -> dict[str, torch.Tensor]:
         started = time.perf_counter()
         time.sleep(NAP)
         self.naps.append(time.perf_counter() - started)
         loss = self.model.bert.pooler.dense.bias.sum()
-        return dict.fromkeys(TOTALS, torch.ones(())) | {"mlm_loss": loss, "nsp_loss": loss}
+        return dict.fromkeys(MEASURED, torch.ones(())) | {"mlm_loss": loss, "nsp_loss": loss}
 
 
 def measure_thread(steps: int) -> dict:

@@ -10,6 +10,7 @@ is counted in optimizer steps, and a run can only be interrupted between two of 
 import contextlib
 import math
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.nn.functional import cross_entropy
@@ -34,7 +35,22 @@ SCHEDULES = {
 }
 AUTO = "auto"
 ATTENTION = (AUTO, *attention.BACKENDS)
-TOTALS = ("mlm_loss", "masked_tokens", "mlm_correct", "nsp_loss", "nsp_samples", "nsp_correct", "samples", "tokens")
+MEASURED = ("mlm_loss", "mlm_correct", "nsp_loss", "nsp_correct")  # sums, which the device adds up
+SIZES = ("masked_tokens", "nsp_samples", "samples", "tokens")  # of what; known without asking the device
+TOTALS = (*MEASURED, *SIZES)
+
+
+def _sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(sum of the losses in nats, how many predictions are right) of logits (n, classes)."""
+    loss = cross_entropy(logits.float(), labels, ignore_index=NOT_MASKED, reduction="sum")
+    return loss, (logits.argmax(-1) == labels).sum()
+
+
+def _sizes(batch: dict) -> tuple[int, ...]:
+    """SIZES of a micro-batch."""
+    samples = len(batch["cu_seqlens"]) - 1
+    paired = samples if "next_sentence_labels" in batch else 0
+    return len(batch["mlm_labels"]), paired, samples, len(batch["input_ids"])
 
 
 class BertPretraining(pl.LightningModule):
@@ -108,7 +124,7 @@ class BertPretraining(pl.LightningModule):
         self.valid_names: list[str] = []  # of the files of the validation, where they are several
         self.backend = "rows"  # of attention; see `choose_attention`
         # Tokens, samples and predicted positions differ from batch to batch: dynamic shapes, or each would be compiled.
-        self.training_totals = torch.compile(self.totals, dynamic=True) if compile else self.totals
+        self.training_measures = torch.compile(self.measures, dynamic=True) if compile else self.measures
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
         self.model = BertForPreTraining(
             BertConfig(
@@ -199,35 +215,25 @@ class BertPretraining(pl.LightningModule):
         paired = "next_sentence_labels" in batch
         return output.prediction_logits.flatten(0, 1), labels, output.seq_relationship_logits if paired else None
 
-    def totals(self, batch: dict) -> dict[str, torch.Tensor]:
-        """Sums over a micro-batch, as named in TOTALS; the two losses keep their gradient.
+    def measures(self, batch: dict) -> dict[str, torch.Tensor]:
+        """Sums over a micro-batch, as named in MEASURED; the two losses keep their gradient.
 
-        Samples without a second task add nothing to nsp_loss, nsp_samples and nsp_correct.
+        Samples without a second task add nothing to nsp_loss and nsp_correct.
         """
         if self.hparams.packed:
             (mlm_logits, nsp_logits), mlm_labels = self(batch), batch["mlm_labels"]
         else:
             mlm_logits, mlm_labels, nsp_logits = self.padded_forward(batch)
-        sizes = {
-            "masked_tokens": len(batch["mlm_labels"]),
-            "samples": len(batch["cu_seqlens"]) - 1,
-            "tokens": len(batch["input_ids"]),
-        }
-        totals = dict.fromkeys(TOTALS, mlm_logits.new_zeros((), dtype=torch.float32)) | {
-            "mlm_loss": cross_entropy(mlm_logits.float(), mlm_labels, ignore_index=NOT_MASKED, reduction="sum"),
-            "mlm_correct": (mlm_logits.argmax(-1) == mlm_labels).sum(),
-        }
-        if nsp_logits is not None:
-            nsp_labels = batch["next_sentence_labels"]
-            sizes["nsp_samples"] = len(nsp_labels)
-            totals |= {
-                "nsp_loss": cross_entropy(nsp_logits.float(), nsp_labels, reduction="sum"),
-                "nsp_correct": (nsp_logits.argmax(-1) == nsp_labels).sum(),
-            }
-        # full() writes a number on the device; tensor() would copy it there, and wait.
-        return totals | {
-            name: torch.full((), size, dtype=torch.float32, device=mlm_logits.device) for name, size in sizes.items()
-        }
+        sums = [*_sums(mlm_logits, mlm_labels)]
+        if nsp_logits is None:
+            sums += [torch.zeros_like(sum_.detach()) for sum_ in sums]
+        else:
+            sums += _sums(nsp_logits, batch["next_sentence_labels"])
+        return dict(zip(MEASURED, sums, strict=True))
+
+    def totals(self, batch: dict) -> dict[str, torch.Tensor | int]:
+        """`measures` and what they are sums over, as named in TOTALS."""
+        return self.measures(batch) | dict(zip(SIZES, _sizes(batch), strict=True))
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """All of an optimizer step: gradients of its micro-batches, summed; clipping; the update; the learning rate.
@@ -236,22 +242,23 @@ class BertPretraining(pl.LightningModule):
         """
         # Dropout is keyed by the step, so that a run that goes on needs no state of random generators.
         self._seed(int(draws.key(self.seed, "dropout", self.global_step, self.global_rank)))
-        batches, sums = step.micro_batches(), 0
+        batches, sums, ranks = step.micro_batches(), 0, self.trainer.world_size
         for number, batch in enumerate(batches, start=1):
             with contextlib.nullcontext() if number == len(batches) else self._no_sync():
-                totals = self.training_totals(batch)
-                mlm = totals["mlm_loss"] / max(1, batch["step_predicted"])  # labels may all be missing
-                loss = mlm + totals["nsp_loss"] / batch["step_samples"]
+                measures = self.training_measures(batch)
+                mlm = measures["mlm_loss"] / max(1, batch["step_predicted"])  # labels may all be missing
+                loss = mlm + measures["nsp_loss"] / batch["step_samples"]
                 # Where the loss is not finite, no gradient is: their norm tells all ranks alike to skip the step.
-                finite = torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
-                self.manual_backward(loss * finite * self.trainer.world_size)  # DDP divides by that
-            sums = sums + torch.stack([totals[name].detach().double() for name in TOTALS])
+                scale = torch.where(torch.isfinite(loss.detach()), float(ranks), math.nan)  # DDP divides by the ranks
+                self.manual_backward(loss * scale)
+            sums = sums + torch.stack([each.detach().float() for each in measures.values()]).double()
         norm = self._update()
         self.lr_schedulers().step()
         self.consumed = batches[-1]["consumed"]
         every = self.trainer.log_every_n_steps  # 0: never
         if every and self.global_step % every == 0:  # the steps at which Lightning hands metrics on
-            self._log_step(sums, norm, paired="next_sentence_labels" in batch)
+            sizes = [sum(each) for each in zip(*map(_sizes, batches), strict=True)]
+            self._log_step(torch.cat([sums, sums.new_tensor(sizes)]), norm, paired="next_sentence_labels" in batch)
 
     def _seed(self, seed: int) -> None:
         """Seed the generator that dropout draws from; torch.manual_seed looks for every kind of device, for 0.5 ms."""
@@ -276,7 +283,7 @@ class BertPretraining(pl.LightningModule):
         inner, scaler = optimizer.optimizer, getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None:
             scaler.unscale_(inner)
-        parameters = (parameter for group in inner.param_groups for parameter in group["params"])
+        parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
         norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
         finite = torch.isfinite(norm)
         if self.gradient_clip_val:
@@ -287,9 +294,12 @@ class BertPretraining(pl.LightningModule):
         for name in ("grad_scale", "found_inf"):
             if hasattr(inner, name):
                 delattr(inner, name)
-        inner.zero_grad()
-        row = torch.where(finite, 0, self.nonfinite[0] + 1)
-        self.nonfinite = torch.stack([row, torch.maximum(row, self.nonfinite[1]), self.nonfinite[2] + (~finite)])
+        for each in parameters:
+            each.grad = None
+        row, most, total = self.nonfinite
+        row.add_(1).mul_(~finite)
+        torch.maximum(row, most, out=most)
+        total.add_(~finite)
         return norm
 
     def _of_all_ranks(self, sums: torch.Tensor) -> torch.Tensor:
@@ -335,15 +345,22 @@ class BertPretraining(pl.LightningModule):
         self.require_finite()
         shape = max(1, len(self.valid_names)), len(TOTALS)
         self._sums = torch.zeros(shape, dtype=torch.float64, device=self.device)  # (files, TOTALS)
+        self._sizes = np.zeros((shape[0], len(SIZES)), dtype=np.int64)
 
     on_test_epoch_start = on_validation_epoch_start
 
     def validation_step(self, step: Step, batch_idx: int, dataloader_idx: int = 0) -> None:
         for batch in step.micro_batches():
-            totals = self.totals(batch)
-            self._sums[dataloader_idx] += torch.stack([totals[name].double() for name in TOTALS])
+            measures = self.measures(batch).values()
+            self._sums[dataloader_idx, : len(MEASURED)] += torch.stack([each.double() for each in measures])
+            self._sizes[dataloader_idx] += _sizes(batch)
 
     test_step = validation_step
+
+    def _add_up(self) -> None:
+        """Put the sizes beside the sums, and those of all ranks together."""
+        self._sums[:, len(MEASURED) :] = torch.from_numpy(self._sizes)
+        self._of_all_ranks(self._sums)
 
     def metrics(self, file: int | None = None) -> dict[str, float | int | None]:
         """Means over everything since the set began, of one file or all, in nats (losses) and shares (accuracies).
@@ -366,7 +383,7 @@ class BertPretraining(pl.LightningModule):
         }
 
     def on_validation_epoch_end(self) -> None:
-        self._of_all_ranks(self._sums)
+        self._add_up()
         for number, file in [(None, ""), *((at, f"/{name}") for at, name in enumerate(self.valid_names))]:
             metrics = self.metrics(number)
             for name in self.MONITORED:
@@ -374,7 +391,7 @@ class BertPretraining(pl.LightningModule):
                     self.log(name + file, metrics[name.removeprefix("val_")], prog_bar=name + file == "val_loss")
 
     def on_test_epoch_end(self) -> None:
-        self._of_all_ranks(self._sums)
+        self._add_up()
         self.log("test_loss", self.metrics()["loss"])
 
     # Optimizer and checkpoint

@@ -184,7 +184,7 @@ from bert_ja import cli
 from bert_ja.pretraining import BertPretraining
 
 what, when, who = os.environ["WRONG"].split(",")
-train, measure = BertPretraining.training_step, BertPretraining.totals
+train, measure = BertPretraining.training_step, BertPretraining.measures
 
 def now(model):
     return model.global_step == int(when) and str(model.global_rank) in who
@@ -196,12 +196,12 @@ def training_step(self, step, batch_idx):
         os.kill(os.getpid(), signal.SIGKILL)
     return train(self, step, batch_idx)
 
-def totals(self, batch):
+def measures(self, batch):
     found = measure(self, batch)
     wrong = self.training and now(self) and what == "nan"
     return found | {{"nsp_loss": found["nsp_loss"] * float("nan")}} if wrong else found
 
-BertPretraining.training_step, BertPretraining.totals = training_step, totals
+BertPretraining.training_step, BertPretraining.measures = training_step, measures
 with cli.one_line_errors("trainer.py"):
     trainer.main(sys.argv[1:])
 """
