@@ -4,6 +4,7 @@ the state of Lightning's loops that a run goes on from.
 
 import datetime
 import os
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +15,22 @@ from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from bert_ja import files
 from bert_ja.cli import StageError, say
+
+SHOWN_EVERY, LOGGED_EVERY = 1.0, 60.0  # seconds from one look of the progress bar to the next: on a terminal, in a file
+
+
+class ProgressBar(pl.callbacks.TQDMProgressBar):
+    """Lightning's bar, drawn anew now and then: after each step it would cost the main thread milliseconds."""
+
+    _shown = -LOGGED_EVERY
+
+    def _should_update(self, current: int, total: int | float) -> bool:
+        now = time.monotonic()
+        every = SHOWN_EVERY if sys.stdout.isatty() else LOGGED_EVERY
+        if not self.is_enabled or (now - self._shown < every and current != total):
+            return False
+        self._shown = now
+        return True
 
 
 class ModelCheckpoint(pl.callbacks.ModelCheckpoint):

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from bert_ja import draws, files, masking
 from bert_ja.cli import StageError, say
 from bert_ja.encoding import memory_map
+from bert_ja.handover import Handover, Slot
 from bert_ja.masking import MaskingRule
 from bert_ja.samples import NOT_MASKED, gather
 from bert_ja.tokenization import Vocabulary
@@ -43,6 +44,7 @@ COLUMNS = {
 KINDS = {"labels": "label_ends", "next_sentence_label": "next_sentence_labels", "word_starts": "word_starts"}
 LONGEST = 1 << masking.PLACE_BITS  # tokens of a sample
 ROW = 128  # tokens of a row that attention.rows takes, at least: twice a usual sample
+NUMBERS_A_TOKEN = 8  # of a step, at most where samples are of usual lengths
 MOST_PERIOD = 10_000  # samples after which shares of several files have been kept exactly
 
 
@@ -334,6 +336,7 @@ class Step:
     numbers: torch.Tensor  # int64, so that nothing is converted on arrival, in the thread that has no time for it
     layout: list  # of micro-batches: dicts and lists of spans, and plain values
     counts: Counts | None = None
+    slot: Slot | None = None  # of the memory in which a process hands it over
 
     @classmethod
     def of(cls, batches: list[dict], counts: Counts | None = None) -> "Step":
@@ -356,6 +359,16 @@ class Step:
         numbers = np.empty(size, dtype=np.int64)
         np.concatenate(arrays, out=numbers)
         return cls(torch.from_numpy(numbers), layout, counts)
+
+    def __reduce__(self) -> tuple:
+        """What is sent from a process to another: without the numbers where they stand in a slot."""
+        if self.slot is None or not self.slot.size:
+            return Step, (self.numbers, self.layout, self.counts)
+        return Step.received, (self.slot, self.layout, self.counts)
+
+    @classmethod
+    def received(cls, slot: Slot, layout: list, counts: Counts | None) -> "Step":
+        return cls(Handover.of(slot).take(slot), layout, counts)
 
     def pin_memory(self) -> "Step":
         return Step(self.numbers.pin_memory(), self.layout, self.counts)
@@ -606,16 +619,27 @@ class Batches:
 
 
 class StepDataset(torch.utils.data.Dataset):
-    """Optimizer steps by (epoch, number, skipped): for a DataLoader without batch_size whose sampler yields those."""
+    """Optimizer steps by the keys of an EpochSampler: for a DataLoader without batch_size."""
 
     def __init__(self, batches: Batches):
         self.batches = batches
+        self.handover: Handover | None = None  # that worker processes hand steps over in
 
     def __len__(self) -> int:
         return self.batches.steps()
 
-    def __getitem__(self, key: tuple[int, int, int]) -> Step:
-        return self.batches.step(*key)
+    def __getitem__(self, key: tuple[int, int, int, Slot | None]) -> Step:
+        *place, slot = key
+        step = self.batches.step(*place)
+        if slot:
+            step.slot = self.handover.put(slot, step.numbers)
+        return step
+
+    def new_handover(self, slots: int) -> Handover:
+        """Memory for so many steps, of which pages are taken as they are needed."""
+        samples = self.batches.batch_size * self.batches.accumulate
+        longest = max(columns.longest for columns in self.batches.sources)
+        return Handover(slots, NUMBERS_A_TOKEN * samples * longest)
 
 
 class EpochSampler(torch.utils.data.Sampler):
@@ -628,6 +652,7 @@ class EpochSampler(torch.utils.data.Sampler):
 
     def __init__(self, batches: Batches):
         self.batches, self.epoch, self._place = batches, 0, (0, 0)
+        self.handover: Handover | None = None  # that slots are of
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
@@ -651,9 +676,16 @@ class EpochSampler(torch.utils.data.Sampler):
     def __len__(self) -> int:
         return self.batches.steps(self.skipped)
 
-    def __iter__(self) -> Iterator[tuple[int, int, int]]:
+    def keys(self) -> Iterator[tuple[int, int, int]]:
+        """The epoch's steps, as Batches.step takes them."""
         for number in range(len(self)):
             yield self.epoch, number, self.skipped
+
+    def __iter__(self) -> Iterator[tuple[int, int, int, Slot | None]]:
+        """Each of them with a slot to hand it over in, where there is one."""
+        handover = self.handover  # whoever asks next may have another one
+        for key in self.keys():
+            yield *key, handover and handover.reserve()
 
 
 # What a model without context would reach

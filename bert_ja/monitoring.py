@@ -341,7 +341,7 @@ class Health(pl.Callback):
 
 
 def first_sample(batches: Batches, key: tuple[int, int, int], encoder: encoding.Encoder) -> str:
-    """The first sample of an optimizer step in words, with its masks; `key` as of dataset.EpochSampler."""
+    """The first sample of an optimizer step in words, with its masks; `key` as of EpochSampler.keys."""
     epoch, number, skipped = key
     drawn = batches.draw(epoch, number * batches.accumulate, skipped)
     before = drawn["input_ids"].copy()
@@ -395,7 +395,7 @@ class Examples(pl.Callback):
 
     def on_train_start(self, trainer, pl_module) -> None:
         loader = trainer.train_dataloader
-        key = next(iter(loader.sampler), None)
+        key = next(loader.sampler.keys(), None)
         if key is not None and trainer.is_global_zero:
             say(first_sample(loader.dataset.batches, key, self.encoder))
 

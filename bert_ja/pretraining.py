@@ -155,6 +155,13 @@ class BertPretraining(pl.LightningModule):
         for head in (self.model.bert.pooler, self.model.cls.seq_relationship):
             head.requires_grad_(False)
 
+    def __setattr__(self, name: str, value) -> None:
+        """Set an attribute. Lightning notes the hook that it is in thirty times a step: torch need not look at that."""
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
     # The step
 
     def choose_attention(self, device: torch.device, dtype: torch.dtype) -> str:

@@ -28,13 +28,14 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from transformers.activations import ACT2FN
 
 from bert_ja import cli, continuing, devices, files, monitoring, tokenization
-from bert_ja.callbacks import Resumption, WholeCheckpointIO
+from bert_ja.callbacks import ProgressBar, Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
-from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
+from bert_ja.dataset import Batches, Columns, EpochSampler, Step, StepDataset
 from bert_ja.masking import MaskingRule
 from bert_ja.pretraining import ATTENTION, OPTIMIZERS, SCHEDULES, BertPretraining
 
 RUNS = Path("lightning_logs")
+HELD = 4  # optimizer steps at once that a run holds: under way, looked ahead at, on a device and before it
 OVERRIDE = "--data.ignore_records true"
 DESCRIPTION = (
     "Train BERT: masked LM and next sentence. trainer.py --resume [RUN] goes on with a run (the newest, or its folder, "
@@ -266,6 +267,10 @@ class PretrainingData(pl.LightningDataModule):
             return epoch - 1, self.steps_per_epoch()
         return epoch, -(-within // self.samples_per_step())
 
+    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
+        """Lightning's own would look for tensors in all fields."""
+        return batch.to(device)
+
     def train_dataloader(self) -> torch.utils.data.DataLoader:
         return self._loader(self._samples("train"), list(self.shares["train"].values()), shuffle=True)
 
@@ -281,6 +286,16 @@ class StepLoader(torch.utils.data.DataLoader):
 
     def __len__(self) -> int:
         return self.sampler.done + super().__len__()
+
+    def __iter__(self):
+        """Steps of an epoch; its processes, where new ones begin, hand them over in memory of their own."""
+        if not self.num_workers or (self.persistent_workers and self._iterator):
+            return super().__iter__()
+        on_the_way = self.num_workers * self.prefetch_factor
+        handover = self.dataset.handover = self.sampler.handover = self.dataset.new_handover(on_the_way + HELD)
+        steps = super().__iter__()
+        steps.handover = handover  # as long as steps may arrive
+        return steps
 
 
 def outlive_signals(worker: int) -> None:
@@ -577,6 +592,7 @@ class TrainingCLI(LightningCLI):
         self.model.valid_names = names if len(names) > 1 else []
         try:
             options |= in_steps(given, self.config.val_every_n_steps) | self.trainer_options
+            options["callbacks"] = with_progress_bar(given.callbacks, {**given, **options})
             trainer = super().instantiate_trainer(plugins=plugins, **options)
             require_processes(trainer)
         except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
@@ -585,6 +601,13 @@ class TrainingCLI(LightningCLI):
         if trainer.world_size > 1:
             os.environ[cli.PARENT] = str(os.getpid())  # of the processes that Lightning starts, see join_run
         return trainer
+
+
+def with_progress_bar(callbacks, options: dict) -> list[pl.Callback]:
+    """The callbacks of a configuration (None, one or several) and our bar, where it has none and asks for one."""
+    given = callbacks if isinstance(callbacks, list) else [callbacks] if callbacks else []
+    own = any(isinstance(each, pl.callbacks.ProgressBar) for each in given)
+    return [*given] if own or options.get("enable_progress_bar") is False else [*given, ProgressBar()]
 
 
 def require_processes(trainer: pl.Trainer) -> None:

@@ -1003,7 +1003,7 @@ def test_every_batch_knows_the_totals_of_its_whole_optimizer_step(case, world_si
 
 def following(drawn: list[Batches], samplers: list[EpochSampler]) -> list[int]:
     """Marks of the samples of an epoch as they are drawn, batch by batch, over all ranks."""
-    keys = [list(sampler) for sampler in samplers]
+    keys = [list(sampler.keys()) for sampler in samplers]
     assert [len(sampler) for sampler in samplers] == [len(own) for own in keys]
     assert len({len(own) for own in keys}) == 1
     steps = zip(*keys, strict=True)
@@ -1055,7 +1055,7 @@ def test_runs_of_other_batch_sizes_and_ranks_draw_on_where_one_was_ended(runs):
         samplers = [EpochSampler(rank) for rank in drawn]
         for sampler in samplers:
             sampler.go_on(consumed)
-        for keys in list(zip(*samplers, strict=True))[:steps]:
+        for keys in list(zip(*(sampler.keys() for sampler in samplers), strict=True))[:steps]:
             step = [mark for rank, key in zip(drawn, keys, strict=True) for mark in marks(rank.draw(*key))]
             found += step
             consumed += len(step)
@@ -1102,7 +1102,7 @@ def test_a_run_of_several_files_goes_on_in_the_middle_of_an_epoch():
     sampler = EpochSampler(drawn)
     sampler.go_on(3 * 50 + 11)
     assert len(sampler) == 6
-    for at, key in enumerate(sampler):
+    for at, key in enumerate(sampler.keys()):
         singles = [whole.draw(3, number) for number in range(11 + 7 * at, min(11 + 7 * at + 7, 50))]
         assert sorted(map(str, unpacked(drawn.draw(*key)))) == sorted(str(unpacked(one)[0]) for one in singles)
 
