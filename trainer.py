@@ -3,6 +3,7 @@
 Reads the JSONL files of prepare_train_data.py and a configuration; every option is in --help and --print_config:
 
     python3 trainer.py --print_config > config.yaml
+    python3 trainer.py --doctor --config config.yaml
     python3 trainer.py --config config.yaml
     python3 trainer.py --resume
 """
@@ -39,19 +40,15 @@ def report_end(trainer, entropy: float, started: float) -> None:
     )
 
 
-def main(arguments: list[str]) -> None:
-    started = time.time()
+def prepare(command, before) -> tuple:
+    """All that a run does before its first step but for writing, checks above all; `before` is what it goes on from.
+
+    Returns its plan, the unigram entropy of its training tokens, and the line of its attention. Raises StageError.
+    """
     from bert_ja import continuing, monitoring, resuming, training
-    from bert_ja.callbacks import ExpectedEnd
     from bert_ja.dataset import unigram_entropy
-    from bert_ja.memory import MemoryTrial
     from bert_ja.plan import make_plan, require_possible
 
-    training.quiet_start()
-    training.join_run()
-    arguments, asked = resuming.take_option(arguments)
-    before = resuming.find(asked) if asked is not None else None
-    command = resuming.command(before, arguments) if before else training.TrainingCLI(arguments)
     trainer, model, data = command.trainer, command.model, command.datamodule
     if trainer.logger is None:
         raise cli.StageError("trainer.logger is false, but a run stands in the logger's folder: leave that key out")
@@ -74,7 +71,10 @@ def main(arguments: list[str]) -> None:
     files.require_space(trainer.log_dir, plan.disk_bytes, "the set of checkpoints")
     entropy = unigram_entropy(columns, data.vocabulary)
     valid = data.columns("valid", positions)
+    for part, opened in (("train", columns), ("valid", valid)):
+        training.require_types(list(data.shares[part]), opened, model.hparams.type_vocab_size)
     training.require_monitor(trainer, valid)
+    training.require_steps(trainer, model, plan.steps)
     training.require_shareable(trainer, list(data.shares["valid"]), valid)
     model.provenance = training.data_facts(data, continued) | {
         "unigram_entropy": entropy,
@@ -82,12 +82,34 @@ def main(arguments: list[str]) -> None:
     }
     if before:
         resuming.go_on(before, trainer, model, data)
-    report_start(trainer, plan, entropy)
     monitoring.attach(trainer, model, data, entropy)
+    return plan, entropy, model.choose_attention(trainer.strategy.root_device, training.attention_dtype(trainer))
+
+
+def main(arguments: list[str]) -> None:
+    started = time.time()
+    from bert_ja import doctor, resuming, training
+    from bert_ja.callbacks import ExpectedEnd
+    from bert_ja.memory import MemoryTrial
+
+    training.quiet_start()
+    training.join_run()
+    arguments, examined = doctor.take_option(arguments)
+    arguments, asked = resuming.take_option(arguments)
+    before = resuming.find(asked) if asked is not None else None
+    command = resuming.command(before, arguments) if before else training.TrainingCLI(arguments)
+    if examined:
+        doctor.examine(command, before, prepare)
+        return
+    trainer = command.trainer
+    plan, entropy, attention = prepare(command, before)
+    report_start(trainer, plan, entropy)
+    cli.say(attention)
     trainer.callbacks += [MemoryTrial(), ExpectedEnd(plan.steps)]
-    cli.say(model.choose_attention(trainer.strategy.root_device, training.attention_dtype(trainer)))
     with training.one_line_failures(), resuming.interruptions(trainer.log_dir), resuming.alone_in(trainer):
-        trainer.fit(model, datamodule=data, ckpt_path=before and before.path)
+        if before and trainer.is_global_zero:
+            resuming.put_newer_aside(before)
+        trainer.fit(command.model, datamodule=command.datamodule, ckpt_path=before and before.path)
     report_end(trainer, entropy, started)
 
 

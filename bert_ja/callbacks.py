@@ -24,6 +24,10 @@ class ProgressBar(pl.callbacks.TQDMProgressBar):
 
     _shown = -LOGGED_EVERY
 
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.train_progress_bar.n = batch_idx + 1  # or a validation would draw an older number
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def _should_update(self, current: int, total: int | float) -> bool:
         now = time.monotonic()
         every = SHOWN_EVERY if sys.stdout.isatty() else LOGGED_EVERY
@@ -43,13 +47,13 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
 
     _last_candidate = 0  # the step of the newest one, whether it was among the best or not
 
-    def on_fit_start(self, trainer, pl_module) -> None:
-        super().on_fit_start(trainer, pl_module)
-        if self.monitor not in (None, *pl_module.monitored):
-            names = ", ".join(pl_module.monitored)
+    def require_possible(self, monitored: tuple[str, ...], steps: float) -> None:
+        """Refuse a monitor that is not among what is measured, and an interval longer than a run of so many steps."""
+        if self.monitor not in (None, *monitored):
+            names = ", ".join(monitored)
             raise StageError(f"the checkpoints' monitor {self.monitor!r} is not measured: name one of {names}")
-        every, steps = self._every_n_train_steps, trainer.estimated_stepping_batches
-        if self.monitor is not None and every > steps and not trainer.fast_dev_run:
+        every = self._every_n_train_steps
+        if self.monitor is not None and every > steps:
             raise StageError(
                 f"the checkpoints' every_n_train_steps is {every:,}, the run has {steps:,} optimizer steps and would "
                 "leave none: lower it"

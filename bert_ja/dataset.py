@@ -150,29 +150,40 @@ def _line_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
             number += block.count(b"\n")
 
 
+def _parsed_blocks(path: Path, num_workers: int) -> Iterator[_ParsedBlock]:
+    """All samples of a JSONL in its order, `ends` and `label_ends` counted from its beginning; with progress."""
+    has, tokens, labels = None, 0, 0
+    blocks = ordered_map(functools.partial(_parse_block, str(path)), _line_blocks(path), num_workers)
+    progress = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=1)
+    with contextlib.closing(blocks), progress:
+        for block in blocks:
+            _require_one_kind(block.has, has, f"{path}, line {block.first_line:,}")
+            has = block.has
+            block.columns["ends"] += tokens
+            block.columns["label_ends"] += labels
+            yield block
+            tokens += len(block.columns["ids"])
+            labels += len(block.columns["label_ids"])
+            progress.update(block.size)
+
+
 def _write_columns(path: Path, folder: Path, num_workers: int) -> dict:
     """Write the column files of a JSONL; its counts."""
     counts = {"samples": 0, "tokens": 0, "labels": 0, "longest": 0, "largest_id": 0}
     has = None
-    blocks = ordered_map(functools.partial(_parse_block, str(path)), _line_blocks(path), num_workers)
-    progress = tqdm(total=path.stat().st_size, unit="B", unit_scale=True, desc=f"reading {path.name}", delay=1)
-    with contextlib.closing(blocks), progress, contextlib.ExitStack() as stack:
+    with contextlib.closing(_parsed_blocks(path, num_workers)) as blocks, contextlib.ExitStack() as stack:
         growing = {name: stack.enter_context(open(folder / name, "wb")) for name in COLUMNS}
         for block in blocks:
-            _require_one_kind(block.has, has, f"{path}, line {block.first_line:,}")
             has, columns = block.has, block.columns
-            lengths = np.diff(columns["ends"], prepend=0)
-            columns["ends"] += counts["tokens"]
-            columns["label_ends"] += counts["labels"]
             for name, values in columns.items():
                 growing[name].write(values.tobytes())
+            lengths = np.diff(columns["ends"], prepend=counts["tokens"])
             counts["samples"] += len(lengths)
             counts["tokens"] += len(columns["ids"])
             counts["labels"] += len(columns["label_ids"])
             counts["longest"] = max(counts["longest"], int(lengths.max()))
             largest = (int(columns[name].max(initial=0)) for name in ("ids", "label_ids"))
             counts["largest_id"] = max(counts["largest_id"], *largest)
-            progress.update(block.size)
     return counts | {"has": has or dict.fromkeys(KINDS, False)}
 
 
@@ -197,6 +208,11 @@ def _built(folder: Path, key: dict) -> dict | None:
         and all((folder / name).is_file() and (folder / name).stat().st_size == size for name, size in sizes.items())
     )
     return record if whole else None
+
+
+def _processes(jsonl: Path) -> int:
+    """How many a JSONL is read with: one where it is a block."""
+    return 1 if jsonl.stat().st_size <= BLOCK else available_cores()
 
 
 def build_columns(path: Path, folder: Path, key: dict, num_workers: int) -> None:
@@ -232,19 +248,22 @@ class Columns:
     def __len__(self) -> int:
         return len(self.ends)
 
+    @staticmethod
+    def folder(jsonl: Path | str) -> Path:
+        """data/train.jsonl -> data/.train.jsonl.columns"""
+        return Path(jsonl).with_name(f".{Path(jsonl).name}.columns")
+
     @classmethod
     def open(cls, jsonl: Path | str, record: dict | None = None, num_workers: int | None = None) -> "Columns":
         """The columns of a JSONL file, built first where there are none or the file has changed since.
 
         One process builds them, others that want them meanwhile (ranks of one run) wait for it.
         """
-        jsonl = Path(jsonl)
-        folder = jsonl.with_name(f".{jsonl.name}.columns")
+        jsonl, folder = Path(jsonl), cls.folder(jsonl)
         key = _columns_key(jsonl, record)
         while (built := _built(folder, key)) is None:
             try:
-                small = jsonl.stat().st_size <= BLOCK
-                build_columns(jsonl, folder, key, num_workers or (1 if small else available_cores()))
+                build_columns(jsonl, folder, key, num_workers or _processes(jsonl))
             except files.InUse:
                 if not _built(folder, key):
                     say(f"another process is reading {jsonl}: waiting for it")
@@ -254,6 +273,21 @@ class Columns:
         masked, paired, words = (counts["has"][field] for field in KINDS)
         numbers = {name: counts[name] for name in ("longest", "largest_id")}
         return cls(**maps, **numbers, masked=masked, paired=paired, whole_words=words)
+
+    def first_difference(self, jsonl: Path | str) -> int | None:
+        """A line of the JSONL at or shortly before which it begins to differ, None where all samples are the same.
+
+        Reads all of the file, BLOCK bytes of lines at a time, on all cores.
+        """
+        jsonl, line, at = Path(jsonl), 1, dict.fromkeys(COLUMNS, 0)
+        with contextlib.closing(_parsed_blocks(jsonl, _processes(jsonl))) as blocks:
+            for block in blocks:
+                for name, values in block.columns.items():
+                    if not np.array_equal(getattr(self, name)[at[name] : at[name] + len(values)], values):
+                        return block.first_line
+                    at[name] += len(values)
+                line = block.first_line
+        return None if all(at[name] == len(getattr(self, name)) for name in COLUMNS) else line
 
     def starts(self, samples: np.ndarray) -> np.ndarray:
         return np.where(samples > 0, self.ends[np.maximum(samples - 1, 0)], 0)

@@ -557,9 +557,14 @@ def require_replaceable(folder: Path | str, stage: str) -> None:
 # Records
 
 
-def sha256(path: Path | str) -> str:
+def sha256(path: Path | str, on_block: Callable[[bytes], None] = lambda block: None) -> str:
+    """The hash of a file of any size; `on_block` sees its bytes, BLOCK at a time."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(BLOCK):
+            digest.update(block)
+            on_block(block)
+    return digest.hexdigest()
 
 
 def describe(path: Path | str) -> dict:
@@ -685,6 +690,25 @@ def require_record(path: Path | str, stage: str, override: str | None = None) ->
                 f"{file} has {size:,} bytes, its record says {expected[name]:,}: make it again with {stage}{hint}"
             )
     return record
+
+
+def require_recorded(
+    path: Path | str, described: dict, mend: str, on_block: Callable[[bytes], None] = lambda block: None
+) -> None:
+    """Read a file whole and refuse other bytes than a record `described` (an entry of its outputs).
+
+    `mend` says what to do then; `on_block` sees the bytes.
+    """
+    path = Path(path)
+    size = path.stat().st_size if path.is_file() else None
+    if size != described["size"]:
+        found = "is missing" if size is None else f"has {size:,} bytes"
+        raise StageError(f"{path} {found}, its record says {described['size']:,} bytes: {mend}")
+    found, said = sha256(path, on_block), str(described.get("sha256"))
+    if found != said:
+        raise StageError(
+            f"{path} holds other bytes than its record says (sha256 {found[:12]} instead of {said[:12]}): {mend}"
+        )
 
 
 # What is known of a corpus

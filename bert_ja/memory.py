@@ -109,12 +109,19 @@ def require_fits(batches: Batches, fits: Callable[[Step], bool], device: str) ->
 
 
 class MemoryTrial(pl.Callback):
-    """Tries the largest micro-batch on a GPU when a run begins. A CPU swaps instead, and takes long for a step."""
+    """Tries the largest micro-batch on a GPU when a run begins. A CPU swaps instead, and takes long for a step.
+
+    Args:
+        batches: Those of the run; the data module's when not given.
+    """
+
+    def __init__(self, batches: Batches | None = None):
+        self.batches = batches
 
     def on_fit_start(self, trainer, pl_module) -> None:
         if pl_module.device.type != "cuda":
             return
-        batches = trainer.datamodule.batches()
+        batches = self.batches or trainer.datamodule.batches()
         card = torch.cuda.get_device_properties(pl_module.device)
         pl_module.train()
         require_fits(batches, lambda step: trial(pl_module, step), card.name)

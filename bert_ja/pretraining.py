@@ -418,13 +418,11 @@ class BertPretraining(pl.LightningModule):
         parameters = self.parameters() if options.optimizer == "adam" else self._parameter_groups()
         return OPTIMIZERS[options.optimizer](parameters, lr=options.lr, fused=True)
 
-    def configure_optimizers(self) -> dict:
+    def require_schedule(self, steps: float) -> None:
+        """Refuse a schedule that a run of so many optimizer steps (math.inf: without an end) cannot have."""
         options = self.hparams
-        optimizer, schedule = self.new_optimizer(), SCHEDULES[options.lr_schedule]
-        steps = self.trainer.estimated_stepping_batches
         if options.lr_schedule == "constant":
-            scheduler = schedule(optimizer, options.num_warmup_steps)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+            return
         if math.isinf(steps):
             raise StageError(
                 f"model.lr_schedule {options.lr_schedule} needs a last step: set trainer.max_steps or "
@@ -435,7 +433,13 @@ class BertPretraining(pl.LightningModule):
                 f"model.num_warmup_steps is {options.num_warmup_steps:,}, the run has {steps:,} optimizer steps: "
                 "lower it, or raise trainer.max_steps"
             )
-        scheduler = schedule(optimizer, options.num_warmup_steps, int(steps))
+
+    def configure_optimizers(self) -> dict:
+        options, steps = self.hparams, self.trainer.estimated_stepping_batches
+        self.require_schedule(steps)
+        optimizer, schedule = self.new_optimizer(), SCHEDULES[options.lr_schedule]
+        last = () if options.lr_schedule == "constant" else (int(steps),)
+        scheduler = schedule(optimizer, options.num_warmup_steps, *last)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:

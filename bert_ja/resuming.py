@@ -160,7 +160,7 @@ def logger_of(checkpoint: Checkpoint) -> TensorBoardLogger:
 def go_on(
     checkpoint: Checkpoint, trainer: pl.Trainer, model: pl.LightningModule, data: training.PretrainingData
 ) -> None:
-    """Make ready for `Trainer.fit` with the checkpoint: checks, the place in the data, the folder of the run."""
+    """Make ready for `Trainer.fit` with the checkpoint: checks, and the place in the data; writes nothing."""
     require_same_run(checkpoint, model, model.provenance)
     data.go_on(checkpoint.content["consumed_samples"])
     epoch, done = data.place()
@@ -169,8 +169,6 @@ def go_on(
             f"{checkpoint.run} has its {checkpoint.steps:,} optimizer steps already: raise trainer.max_steps or "
             "trainer.max_epochs to go on"
         )
-    if trainer.is_global_zero:
-        put_newer_aside(checkpoint)
     say(f"going on from {checkpoint.path}: step {checkpoint.steps:,}, epoch {epoch}, {done:,} steps of it done")
 
 

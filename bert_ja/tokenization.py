@@ -696,6 +696,11 @@ class _Comparison:
 
     def __init__(self, folder: Path | str, spm, source: str = "the text", private: bool = False):
         self.tokenizer, self.spm = load_tokenizer(folder, private), spm
+        if "token_type_ids" not in self.tokenizer.model_input_names:
+            raise StageError(
+                f"AutoTokenizer of {folder} gives no token_type_ids, its {CONFIG_FILE} is missing or another's: build "
+                "it again with convert_tokenizer.py"
+            )
         self.source, self.private = source, private
         self.cls, self.sep = spm.piece_to_id(CLS), spm.piece_to_id(SEP)
 

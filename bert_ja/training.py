@@ -28,7 +28,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from transformers.activations import ACT2FN
 
 from bert_ja import cli, continuing, devices, files, monitoring, tokenization
-from bert_ja.callbacks import ProgressBar, Resumption, WholeCheckpointIO
+from bert_ja.callbacks import ModelCheckpoint, ProgressBar, Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, Step, StepDataset
 from bert_ja.masking import MaskingRule
@@ -39,7 +39,9 @@ HELD = 4  # optimizer steps at once that a run holds: under way, looked ahead at
 OVERRIDE = "--data.ignore_records true"
 DESCRIPTION = (
     "Train BERT: masked LM and next sentence. trainer.py --resume [RUN] goes on with a run (the newest, or its folder, "
-    "a checkpoint file, best or last) in that run's folder, with that run's configuration unless --config is given."
+    "a checkpoint file, best or last) in that run's folder, with that run's configuration unless --config is given. "
+    "trainer.py --doctor, with the options of a run, makes all its checks and some that take longer, learns a few "
+    "samples by heart, and writes no run."
 )
 
 
@@ -379,6 +381,15 @@ def require_monitor(trainer: pl.Trainer, columns: list[Columns]) -> None:
             raise StageError(
                 f"the checkpoints monitor {monitor}, which samples of --objective none do not have: monitor val_loss"
             )
+
+
+def require_steps(trainer: pl.Trainer, model: BertPretraining, steps: int | None) -> None:
+    """Refuse a schedule, and checkpoints, that a run of so many optimizer steps (None: without an end) cannot have."""
+    most = math.inf if steps is None else steps
+    model.require_schedule(most)
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint):
+            callback.require_possible(model.monitored, most)
 
 
 def kept_checkpoints(trainer: pl.Trainer) -> int:
