@@ -10,7 +10,7 @@ import contextlib
 import functools
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -330,11 +330,8 @@ def attention_rows(lengths: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     return places, [part.reshape(-1, length) for (length, _), part in zip(parts, np.split(samples, cuts), strict=True)]
 
 
-class Span(NamedTuple):
-    """Where the numbers of a tensor stand in those of a step, and its shape."""
-
-    begin: int
-    shape: tuple[int, ...]
+class Span(tuple):
+    """The shape of a tensor whose numbers stand in those of a step, behind those of the one before."""
 
 
 class Counts(NamedTuple):
@@ -369,16 +366,15 @@ class Step:
 
     numbers: torch.Tensor  # int64, so that nothing is converted on arrival, in the thread that has no time for it
     layout: list  # of micro-batches: dicts and lists of spans, and plain values
+    sizes: list[int]  # numbers of each span, in the order of the layout
     counts: Counts | None = None
     slot: Slot | None = None  # of the memory in which a process hands it over
 
     @classmethod
     def of(cls, batches: list[dict], counts: Counts | None = None) -> "Step":
         arrays: list[np.ndarray] = []
-        size = 0
 
         def place(value):
-            nonlocal size
             if isinstance(value, dict):
                 return {name: place(part) for name, part in value.items()}
             if isinstance(value, list):
@@ -386,40 +382,41 @@ class Step:
             if not isinstance(value, np.ndarray):
                 return value
             arrays.append(value.ravel())
-            size += value.size
-            return Span(size - value.size, value.shape)
+            return Span(value.shape)
 
-        layout = place(batches)
-        numbers = np.empty(size, dtype=np.int64)
+        layout, sizes = place(batches), [array.size for array in arrays]
+        numbers = np.empty(sum(sizes), dtype=np.int64)
         np.concatenate(arrays, out=numbers)
-        return cls(torch.from_numpy(numbers), layout, counts)
+        return cls(torch.from_numpy(numbers), layout, sizes, counts)
 
     def __reduce__(self) -> tuple:
         """What is sent from a process to another: without the numbers where they stand in a slot."""
         if self.slot is None or not self.slot.size:
-            return Step, (self.numbers, self.layout, self.counts)
-        return Step.received, (self.slot, self.layout, self.counts)
+            return Step, (self.numbers, self.layout, self.sizes, self.counts)
+        return Step.received, (self.slot, self.layout, self.sizes, self.counts)
 
     @classmethod
-    def received(cls, slot: Slot, layout: list, counts: Counts | None) -> "Step":
-        return cls(Handover.of(slot).take(slot), layout, counts)
+    def received(cls, slot: Slot, *rest) -> "Step":
+        return cls(Handover.of(slot).take(slot), *rest)
 
     def pin_memory(self) -> "Step":
-        return Step(self.numbers.pin_memory(), self.layout, self.counts)
+        return replace(self, numbers=self.numbers.pin_memory())
 
     def to(self, device: torch.device | str) -> "Step":
-        return Step(self.numbers.to(device, non_blocking=True), self.layout, self.counts)
+        return replace(self, numbers=self.numbers.to(device, non_blocking=True))
 
     def micro_batches(self) -> list[dict]:
         """Each as a dict of int64 tensors on the step's device, and plain values."""
 
         def view(value):
             if isinstance(value, Span):
-                return self.numbers[value.begin : value.begin + math.prod(value.shape)].view(value.shape)
+                part = next(parts)
+                return part.view(value) if len(value) > 1 else part
             if isinstance(value, dict):
                 return {name: view(part) for name, part in value.items()}
             return [view(part) for part in value] if isinstance(value, list) else value
 
+        parts = iter(self.numbers.split(self.sizes))
         return view(self.layout)
 
 

@@ -249,7 +249,9 @@ class BertPretraining(pl.LightningModule):
         """
         # Dropout is keyed by the step, so that a run that goes on needs no state of random generators.
         self._seed(int(draws.key(self.seed, "dropout", self.global_step, self.global_rank)))
-        batches, sums, ranks = step.micro_batches(), 0, self.trainer.world_size
+        batches, ranks, every = step.micro_batches(), self.trainer.world_size, self.trainer.log_every_n_steps
+        logs = every and (self.global_step + 1) % every == 0  # when Lightning hands metrics on; 0: never
+        sums = torch.zeros(len(MEASURED), dtype=torch.float64, device=self.device) if logs else None
         for number, batch in enumerate(batches, start=1):
             with contextlib.nullcontext() if number == len(batches) else self._no_sync():
                 measures = self.training_measures(batch)
@@ -258,12 +260,12 @@ class BertPretraining(pl.LightningModule):
                 # Where the loss is not finite, no gradient is: their norm tells all ranks alike to skip the step.
                 scale = torch.where(torch.isfinite(loss.detach()), float(ranks), math.nan)  # DDP divides by the ranks
                 self.manual_backward(loss * scale)
-            sums = sums + torch.stack([each.detach().float() for each in measures.values()]).double()
+            if logs:
+                sums += torch.stack([each.detach().double() for each in measures.values()])
         norm = self._update()
         self.lr_schedulers().step()
         self.consumed = batches[-1]["consumed"]
-        every = self.trainer.log_every_n_steps  # 0: never
-        if every and self.global_step % every == 0:  # the steps at which Lightning hands metrics on
+        if logs:
             sizes = [sum(each) for each in zip(*map(_sizes, batches), strict=True)]
             self._log_step(torch.cat([sums, sums.new_tensor(sizes)]), norm, paired="next_sentence_labels" in batch)
 

@@ -35,7 +35,7 @@ def test_a_slot_is_free_again_when_nothing_holds_its_numbers():
 
 def test_a_step_that_is_too_large_for_a_slot_is_sent_whole():
     handover = Handover(slots=1, size=5)
-    step = Step(numbers(7), ["layout"], None, handover.put(handover.reserve(), numbers(7)))
+    step = Step(numbers(7), ["layout"], [6], None, handover.put(handover.reserve(), numbers(7)))
     kind, parts = step.__reduce__()
     assert torch.equal(kind(*parts).numbers, numbers(7))
 
