@@ -54,6 +54,8 @@ def prepare(command, before) -> tuple:
         raise cli.StageError("trainer.logger is false, but a run stands in the logger's folder: leave that key out")
     if trainer.fast_dev_run:
         raise cli.StageError("trainer.fast_dev_run leaves no run to look at: set trainer.max_steps: 5 instead")
+    if not before:
+        resuming.require_new(trainer.log_dir)
     positions = model.hparams.max_position_embeddings
     for part in ("train", "valid"):
         data.require(part, positions)

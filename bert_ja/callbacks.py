@@ -4,6 +4,7 @@ the state of Lightning's loops that a run goes on from.
 
 import datetime
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -126,6 +127,47 @@ class Resumption(pl.Callback):
             pl_module.validation_due = trainer.validating
             folder = trainer.checkpoint_callback.dirpath or os.path.join(trainer.log_dir, "checkpoints")
             trainer.save_checkpoint(os.path.join(folder, "last.ckpt"))
+
+
+class EndTogether(pl.Callback):
+    """Ends a run of several processes between the same two steps of all when SIGTERM has reached one of them.
+
+    Lightning exchanges tensors in the handler of the signal, in the middle of whatever the process was exchanging, and
+    waits for the device before each step. Here the signal is noted, and before each step and each batch of a validation
+    the processes agree, on their CPUs.
+    """
+
+    def __init__(self):
+        self._noted, self._group = False, None
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        if trainer.world_size == 1:
+            return
+        self._group = self._group or torch.distributed.new_group(backend="gloo")
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # Lightning's way of agreeing
+        launcher = trainer.strategy.launcher
+
+        def note(number: int, frame: object) -> None:
+            if not self._noted and launcher is not None:
+                launcher.kill(number)  # the processes that this one has started
+            self._noted = True
+
+        signal.signal(signal.SIGTERM, note)  # Lightning puts the handler of before back when the run ends
+
+    on_sanity_check_start = on_train_start
+
+    def _agree(self) -> None:
+        if self._group is not None:
+            noted = torch.tensor(int(self._noted))
+            torch.distributed.all_reduce(noted, torch.distributed.ReduceOp.MAX, self._group)
+            if noted:
+                raise SIGTERMException
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        self._agree()
+
+    def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
+        self._agree()
 
 
 class ExpectedEnd(pl.Callback):

@@ -16,7 +16,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 
 from bert_ja import files, training
-from bert_ja.cli import StageError, say
+from bert_ja.cli import StageError, rank, say
 
 OPTION = "--resume"
 ABANDONED = "abandoned"  # folder beside the checkpoints that a run no longer goes on from
@@ -172,6 +172,14 @@ def go_on(
     say(f"going on from {checkpoint.path}: step {checkpoint.steps:,}, epoch {epoch}, {done:,} steps of it done")
 
 
+def require_new(run: Path | str) -> None:
+    """Refuse to begin in the folder of a run, as a job does that Slurm starts again under its number."""
+    if (Path(run) / "config.yaml").exists():
+        saved = any((Path(run) / "checkpoints").glob("*.ckpt"))
+        way = f"go on with it by {OPTION} {run}" if saved else "it has no checkpoint, remove that folder"
+        raise StageError(f"{run} holds a run already: {way}")
+
+
 # Ended from outside
 
 
@@ -204,6 +212,7 @@ def interruptions(run: Path | str) -> Iterator[None]:
         yield
     except SIGTERMException:
         say(f"ended by {received[-1].name}: trainer.py {OPTION} {os.path.relpath(run)} goes on")
-        raise SystemExit(128 + received[-1]) from None
+        # Of several processes the first one says so; whoever started them must not end it before.
+        raise SystemExit(0 if rank() else 128 + received[-1]) from None
     finally:
         signal.signal(signal.SIGINT, before)

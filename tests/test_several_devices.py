@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_one_device_is_tested_on(here, together):
 
 # Other ways to start, and to end
 
-# trainer.py in which a step of some processes goes wrong: WRONG is "what, step, processes".
+# trainer.py in which a step of some processes goes wrong: WRONG is "what, step, processes"; NUMBER is of a signal.
 SPOILT = f"""
 import os, signal, sys
 sys.path.insert(0, {str(ROOT)!r})
@@ -184,6 +185,7 @@ from bert_ja import cli
 from bert_ja.pretraining import BertPretraining
 
 what, when, who = os.environ["WRONG"].split(",")
+number = int(os.environ.get("NUMBER", 0))
 train, measure = BertPretraining.training_step, BertPretraining.measures
 
 def now(model):
@@ -194,9 +196,15 @@ def training_step(self, step, batch_idx):
         raise cli.StageError("something is wrong")
     if now(self) and what == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
+    if now(self) and what == "term":
+        os.kill(os.getpid(), number)
+    if now(self) and what == "all":
+        os.killpg(0, number)
     return train(self, step, batch_idx)
 
 def measures(self, batch):
+    if now(self) and what == "validation" and self.trainer.validating:
+        os.kill(os.getpid(), number)
     found = measure(self, batch)
     wrong = self.training and now(self) and what == "nan"
     return found | {{"nsp_loss": found["nsp_loss"] * float("nan")}} if wrong else found
@@ -309,19 +317,70 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.mark.full
-def test_tasks_of_slurm_are_the_processes_of_one_run(here, alone):
-    """Not on a cluster: the variables that srun sets for two tasks on one node."""
+def srun(here: Path, script: Path, *options, **environment) -> list[subprocess.Popen]:
+    """Two tasks of a job on one node, with the variables that srun sets."""
     common = {"SLURM_JOB_ID": "4711", "SLURM_JOB_NAME": "bert", "SLURM_NODELIST": "127.0.0.1", "SLURM_NNODES": "1"}
     common |= {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_STEP_NUM_TASKS": "2", "SLURM_NODEID": "0"}
-    common["MASTER_PORT"] = str(free_port())
-    options = (*small(Path("slurm")), *batches(PAIR // 2, 2), "--trainer.devices", 2)
-    tasks = [
-        launch(here, ROOT / "trainer.py", *options, **common, SLURM_PROCID=str(task), SLURM_LOCALID=str(task))
-        for task in (0, 1)
+    common |= {"MASTER_PORT": str(free_port()), **environment}
+    return [
+        launch(here, script, *options, **common, SLURM_PROCID=str(task), SLURM_LOCALID=str(task)) for task in (0, 1)
     ]
+
+
+@pytest.mark.full
+def test_tasks_of_slurm_are_the_processes_of_one_run(here, alone):
+    """Not on a cluster."""
+    options = (*small(Path("slurm")), *batches(PAIR // 2, 2), "--trainer.devices", 2)
+    tasks = srun(here, ROOT / "trainer.py", *options)
     said = [task.communicate(timeout=120)[1] for task in tasks]
     assert [task.returncode for task in tasks] == [0, 0], said
     assert "validation: " in said[0]
     assert said[1] == ""
     assert_same_run(alone, here / "slurm" / "lightning_logs" / "version_4711")  # N is the number of the job
+
+
+# Ended from outside
+
+
+def gone_on(here: Path, name: str, run: str) -> Path:
+    """The run of two processes, gone on with."""
+    stage("trainer.py", "--resume", Path(name) / "lightning_logs" / run, *TWO, cwd=here)
+    return here / name / "lightning_logs" / run
+
+
+@pytest.mark.parametrize(
+    "wrong, number, code",
+    [
+        ("term,1,0", signal.SIGTERM, 143),  # in the first process alone, as a scheduler may send it
+        pytest.param("term,1,1", signal.SIGTERM, 143, marks=pytest.mark.full),
+        pytest.param("all,1,0", signal.SIGTERM, 143, marks=pytest.mark.full),
+        pytest.param("all,3,1", signal.SIGINT, 130, marks=pytest.mark.full),  # Ctrl-C reaches all of them
+        pytest.param("validation,2,1", signal.SIGTERM, 143, marks=pytest.mark.full),
+    ],
+)
+def test_a_signal_ends_all_processes_behind_the_same_step(here, alone, wrong, number, code):
+    name = f"ended-{wrong}".replace(",", "-")
+    options = (*batches(PAIR // 2, 2), *TWO)
+    (here / "spoilt.py").write_text(SPOILT)
+    process = launch(here, "spoilt.py", *small(Path(name)), *options, WRONG=wrong, NUMBER=str(int(number)))
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == code, said
+    assert f"ended by {number.name}: trainer.py --resume {name}/lightning_logs/version_0 goes on" in said
+    assert_same_run(alone, gone_on(here, name, "version_0"))
+
+
+@pytest.mark.full
+def test_a_job_that_slurm_ends_goes_on_under_its_number(here, alone):
+    options = (*small(Path("requeued")), *batches(PAIR // 2, 2), "--trainer.devices", 2)
+    (here / "spoilt.py").write_text(SPOILT)
+    tasks = srun(here, Path("spoilt.py"), *options, WRONG="term,1,1", NUMBER=str(int(signal.SIGTERM)))
+    said = [task.communicate(timeout=120)[1] for task in tasks]
+    assert [task.returncode for task in tasks] == [143, 0], said
+    run = Path("requeued") / "lightning_logs" / "version_4711"
+    for arguments, codes in ((options, [2, 2]), (("--resume", run), [0, 0])):
+        tasks = srun(here, ROOT / "trainer.py", *arguments)
+        said = [task.communicate(timeout=120)[1] for task in tasks]
+        assert [task.returncode for task in tasks] == codes, said
+        if codes == [2, 2]:
+            assert said[0].endswith(f"error: {run} holds a run already: go on with it by --resume {run}\n")
+    assert_same_run(alone, here / run)
