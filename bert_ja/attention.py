@@ -9,6 +9,7 @@ bidirectional model; the attention itself is bounded, in one of three ways:
 """
 
 import functools
+from dataclasses import dataclass
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -53,7 +54,19 @@ class _Collect(torch.autograd.Function):
         return gradient.new_zeros(ctx.size, gradient.shape[1]).index_copy_(0, *ctx.saved_tensors, gradient), None
 
 
-@torch.compiler.disable  # the number of rows is another in every batch; the layers around it are compiled
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Where tokens stand in rows, and who may attend to whom there; for all layers of a micro-batch.
+
+    `places` (tokens,) are those of dataset.attention_rows; `masks` (rows, 1, length, length), one for each length of
+    rows, hold 0 where two tokens are of one sample and minus infinity elsewhere.
+    """
+
+    places: torch.Tensor
+    masks: list[torch.Tensor]
+
+
+@torch.compiler.disable  # the lengths of rows are others in every batch; the layers around it are compiled
 def rows(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -63,26 +76,21 @@ def rows(
     scaling: float,
     dropout: float = 0.0,
     *,
-    places: torch.Tensor,
-    masks: list[torch.Tensor],
+    rows: Rows,
     **_,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a packed row, (1, heads, tokens, head_dim) -> (1, tokens, heads, head_dim).
-
-    `places` (tokens,) are those of dataset.attention_rows; `masks` (rows, 1, length, length), one for each length of
-    rows, hold 0 where two tokens are of one sample and minus infinity elsewhere.
-    """
+    """Attention of a packed row, (1, heads, tokens, head_dim) -> (1, tokens, heads, head_dim)."""
     _, heads, _, head_dim = query.shape
-    sizes = [mask.shape[0] * mask.shape[-1] for mask in masks]
-    spread = [_Spread.apply(each.flatten(1), places, sum(sizes)) for each in _tokens_first(query, key, value)]
+    sizes = [mask.shape[0] * mask.shape[-1] for mask in rows.masks]
+    spread = [_Spread.apply(each.flatten(1), rows.places, sum(sizes)) for each in _tokens_first(query, key, value)]
     outputs = []
-    for mask, *states in zip(masks, *(each.split(sizes) for each in spread), strict=True):
+    for mask, *states in zip(rows.masks, *(each.split(sizes) for each in spread), strict=True):
         shape = mask.shape[0], mask.shape[-1], heads, head_dim
         states = (each.view(shape).transpose(1, 2) for each in states)  # (rows, heads, length, head_dim)
-        mask = mask.to(query.dtype)
+        mask = mask.to(query.dtype)  # which it has, unless the weights themselves are of half the precision
         output = scaled_dot_product_attention(*states, attn_mask=mask, dropout_p=dropout, scale=scaling)
         outputs.append(output.transpose(1, 2).flatten(0, 1).flatten(1))  # (its places, width)
-    return _Collect.apply(torch.cat(outputs), places).view(1, -1, heads, head_dim), None
+    return _Collect.apply(torch.cat(outputs), rows.places).view(1, -1, heads, head_dim), None
 
 
 def varlen(
@@ -140,12 +148,13 @@ def prepare(backend: str, batch: dict) -> dict:
     """The keyword arguments of a backend for a micro-batch of dataset.Step, once for all layers."""
     if backend != "rows":
         return {"cu_seqlens": batch["cu_seqlens"].int(), "longest": batch["longest"]}
-    masks = []
+    device = batch["places"].device
+    mixed = torch.is_autocast_enabled(device.type)
+    dtype, masks = torch.get_autocast_dtype(device.type) if mixed else torch.float32, []
     for samples in batch["rows"]:  # (rows, length): padding keeps to itself
         apart = samples[:, :, None] != samples[:, None, :]
-        mask = torch.zeros(apart.shape, device=apart.device).masked_fill_(apart, -torch.inf)
-        masks.append(mask.unsqueeze(1))
-    return {"places": batch["places"], "masks": masks}
+        masks.append(torch.zeros(apart.shape, dtype=dtype, device=device).masked_fill_(apart, -torch.inf).unsqueeze(1))
+    return {"rows": Rows(batch["places"], masks)}
 
 
 def trial(backend: str, heads: int, head_dim: int, device: torch.device, dtype: torch.dtype, dropout: float) -> None:

@@ -8,7 +8,6 @@ were drawn before), so worker processes, ranks and restarts cannot change it.
 import bisect
 import contextlib
 import functools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -43,7 +42,7 @@ COLUMNS = {
 }
 KINDS = {"labels": "label_ends", "next_sentence_label": "next_sentence_labels", "word_starts": "word_starts"}
 LONGEST = 1 << masking.PLACE_BITS  # tokens of a sample
-ROW = 128  # tokens of a row that attention.rows takes, at least: twice a usual sample
+ROW = 64  # tokens of a row that attention.rows takes, at least: a usual sample
 NUMBERS_A_TOKEN = 8  # of a step, at most where samples are of usual lengths
 MOST_PERIOD = 10_000  # samples after which shares of several files have been kept exactly
 
@@ -302,7 +301,7 @@ class Columns:
 
 
 def attention_rows(lengths: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Samples of these lengths in rows of ROW tokens, or 2, 4, ... times that for longer ones: (places, rows).
+    """Samples of these lengths in rows of ROW tokens, or 2, 3, ... times that for longer ones: (places, rows).
 
     `places` (tokens,) says where each token of the packed row stands in all these rows, one after another; `rows` has,
     for each length of rows, the number of the sample that stands at each place, (rows, length), -1 for padding. The
@@ -315,7 +314,7 @@ def attention_rows(lengths: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
         length = int(lengths[sample])
         best = bisect.bisect_left(rooms, (length, -1))
         if best == len(rooms):
-            rooms.append((ROW << max(0, math.ceil(math.log2(length / ROW))), len(rows)))
+            rooms.append((ROW * -(-length // ROW), len(rows)))
             rows.append(rooms[best][0])
         room, row = rooms.pop(best)
         at[sample] = row, rows[row] - room
@@ -391,13 +390,16 @@ class Step:
 
     def __reduce__(self) -> tuple:
         """What is sent from a process to another: without the numbers where they stand in a slot."""
-        if self.slot is None or not self.slot.size:
-            return Step, (self.numbers, self.layout, self.sizes, self.counts)
-        return Step.received, (self.slot, self.layout, self.sizes, self.counts)
+        rest = self.layout, self.sizes, self.counts
+        if self.slot is None:
+            return Step, (self.numbers, *rest)
+        return Step.received, (self.slot, None if self.slot.size else self.numbers, *rest)
 
     @classmethod
-    def received(cls, slot: Slot, *rest) -> "Step":
-        return cls(Handover.of(slot).take(slot), *rest)
+    def received(cls, slot: Slot, numbers: torch.Tensor | None, *rest) -> "Step":
+        """A step that was sent with its numbers or, where these are None, with what stands in the slot."""
+        taken = Handover.of(slot).take(slot)
+        return cls(taken if numbers is None else numbers, *rest)
 
     def pin_memory(self) -> "Step":
         return replace(self, numbers=self.numbers.pin_memory())
@@ -666,11 +668,15 @@ class StepDataset(torch.utils.data.Dataset):
             step.slot = self.handover.put(slot, step.numbers)
         return step
 
-    def new_handover(self, slots: int) -> Handover:
-        """Memory for so many steps, of which pages are taken as they are needed."""
-        samples = self.batches.batch_size * self.batches.accumulate
+    def new_handover(self, slots: int) -> Handover | None:
+        """Memory for so many steps, of which pages are taken as they are needed; None where the system has none."""
+        accumulate = self.batches.accumulate
+        samples = min(self.batches.batch_size * accumulate, len(self.batches.order))
         longest = max(columns.longest for columns in self.batches.sources)
-        return Handover(slots, NUMBERS_A_TOKEN * samples * longest)
+        try:
+            return Handover(slots, NUMBERS_A_TOKEN * samples * longest + ROW * accumulate)
+        except OSError:
+            return None
 
 
 class EpochSampler(torch.utils.data.Sampler):

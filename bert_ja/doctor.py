@@ -328,7 +328,8 @@ def examine(
     with findings.collected():
         ready = prepare(command, before)
     if ready:
-        check_run(command, before, ready, right, findings)
+        with findings.collected():
+            check_run(command, before, ready, right, findings)
     else:
         findings.not_checked("learning: what is wrong comes first")
     if findings.problems:

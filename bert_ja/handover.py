@@ -43,6 +43,8 @@ class Handover:
 
     def put(self, slot: Slot, numbers: torch.Tensor) -> Slot:
         """Write the numbers of a step, int64, into its slot; in a worker process. Size 0 where they do not fit."""
+        if slot.handover != self.key:
+            raise ValueError("this slot is of another memory than the one that the process has")
         size = len(numbers)
         if size > self._slots.shape[1]:
             return slot

@@ -32,15 +32,18 @@ def _moments(columns: Columns) -> tuple[int, int, int]:
 def largest_lengths(sources: list[Columns], batch_size: int) -> np.ndarray:
     """Lengths of a micro-batch of so many samples that is larger than any that is likely to be drawn, int64.
 
-    One sample is the longest of all, the others share what DEVIATIONS above the mean leaves, as evenly as it goes.
+    One sample is the longest of all, the others share what DEVIATIONS above the mean leaves: from half their mean to
+    one and a half, since equal ones might fill no row.
     """
     samples, tokens, squares = (sum(each) for each in zip(*map(_moments, sources), strict=True))
     mean, longest = tokens / samples, max(columns.longest for columns in sources)
     deviation = max(0.0, squares / samples - mean**2) ** 0.5
     others = batch_size - 1
     most = min(others * longest, round(others * mean + DEVIATIONS * deviation * others**0.5))
-    even = np.arange(others + 1) * most // max(others, 1)
-    return np.concatenate([[longest], np.diff(even)])
+    spread = min(0.5, longest * others / max(most, 1) - 1)
+    weights = np.linspace(1 - spread, 1 + spread, others)
+    ends = np.rint(most * np.cumsum(weights) / weights.sum()).astype(np.int64)
+    return np.concatenate([[longest], np.minimum(np.diff(ends, prepend=0), longest)])
 
 
 def step_of(lengths: np.ndarray, batches: Batches) -> Step:

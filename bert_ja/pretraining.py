@@ -124,7 +124,7 @@ class BertPretraining(pl.LightningModule):
         self.valid_names: list[str] = []  # of the files of the validation, where they are several
         self.backend = "rows"  # of attention; see `choose_attention`
         # Tokens, samples and predicted positions differ from batch to batch: dynamic shapes, or each would be compiled.
-        self.training_measures = torch.compile(self.measures, dynamic=True) if compile else self.measures
+        self._compiled = torch.compile(self.measures, dynamic=True) if compile else self.measures
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
         self.model = BertForPreTraining(
             BertConfig(
@@ -193,7 +193,7 @@ class BertPretraining(pl.LightningModule):
             input_ids=batch["input_ids"].unsqueeze(0),
             token_type_ids=batch["token_type_ids"].unsqueeze(0),
             position_ids=batch["position_ids"].unsqueeze(0),
-            **attention.prepare(self.backend, batch),
+            **(batch.get("attention") or attention.prepare(self.backend, batch)),
         ).last_hidden_state[0]  # (tokens, hidden)
         mlm_logits = heads.predictions(hidden[batch["mlm_positions"]])
         if "next_sentence_labels" not in batch:
@@ -237,6 +237,13 @@ class BertPretraining(pl.LightningModule):
         else:
             sums += _sums(nsp_logits, batch["next_sentence_labels"])
         return dict(zip(MEASURED, sums, strict=True))
+
+    def training_measures(self, batch: dict) -> dict[str, torch.Tensor]:
+        """`measures`, compiled where model.compile is true: but for attention's rows, whose number always changes."""
+        if not self.hparams.packed:
+            return self._compiled(batch)
+        kept = {name: part for name, part in batch.items() if name not in ("places", "rows")}
+        return self._compiled(kept | {"attention": attention.prepare(self.backend, batch)})
 
     def totals(self, batch: dict) -> dict[str, torch.Tensor | int]:
         """`measures` and what they are sums over, as named in TOTALS."""

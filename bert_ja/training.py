@@ -28,9 +28,9 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from transformers.activations import ACT2FN
 
 from bert_ja import cli, continuing, devices, files, monitoring, tokenization
-from bert_ja.callbacks import ModelCheckpoint, ProgressBar, Resumption, WholeCheckpointIO
+from bert_ja.callbacks import EndTogether, ModelCheckpoint, ProgressBar, Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
-from bert_ja.dataset import Batches, Columns, EpochSampler, Step, StepDataset
+from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
 from bert_ja.masking import MaskingRule
 from bert_ja.pretraining import ATTENTION, OPTIMIZERS, SCHEDULES, BertPretraining
 
@@ -269,10 +269,6 @@ class PretrainingData(pl.LightningDataModule):
             return epoch - 1, self.steps_per_epoch()
         return epoch, -(-within // self.samples_per_step())
 
-    def transfer_batch_to_device(self, batch: Step, device: torch.device, dataloader_idx: int) -> Step:
-        """Lightning's own would look for tensors in all fields."""
-        return batch.to(device)
-
     def train_dataloader(self) -> torch.utils.data.DataLoader:
         return self._loader(self._samples("train"), list(self.shares["train"].values()), shuffle=True)
 
@@ -291,7 +287,7 @@ class StepLoader(torch.utils.data.DataLoader):
 
     def __iter__(self):
         """Steps of an epoch; its processes, where new ones begin, hand them over in memory of their own."""
-        if not self.num_workers or (self.persistent_workers and self._iterator):
+        if not self.num_workers or (self.persistent_workers and self._iterator is not None):
             return super().__iter__()
         on_the_way = self.num_workers * self.prefetch_factor
         handover = self.dataset.handover = self.sampler.handover = self.dataset.new_handover(on_the_way + HELD)
@@ -531,7 +527,7 @@ class TrainingCLI(LightningCLI):
                 args=args,
                 run=False,
                 auto_configure_optimizers=False,
-                trainer_defaults={"use_distributed_sampler": False, "callbacks": [Resumption()]},
+                trainer_defaults={"use_distributed_sampler": False, "callbacks": [Resumption(), EndTogether()]},
                 parser_kwargs={"exit_on_error": False, "description": DESCRIPTION},
                 **options,
             )
@@ -606,6 +602,9 @@ class TrainingCLI(LightningCLI):
             options["callbacks"] = with_progress_bar(given.callbacks, {**given, **options})
             trainer = super().instantiate_trainer(plugins=plugins, **options)
             require_processes(trainer)
+            environment = trainer._accelerator_connector.cluster_environment
+            if isinstance(environment, SLURMEnvironment):
+                environment.auto_requeue = False  # Lightning's checkpoints for that do not know what was drawn
         except (pl.utilities.exceptions.MisconfigurationException, ValueError, RuntimeError) as error:
             raise StageError(f"trainer: {one_sentence(str(error))}") from None
         os.environ[cli.RANK] = str(trainer.global_rank)

@@ -1217,7 +1217,7 @@ def test_rows_hold_every_token_once_with_its_own_sample(lengths):
     places, rows = dataset.attention_rows(lengths)
     sizes = [len(row) for part in rows for row in part]
     assert sizes == sorted(sizes, reverse=True)
-    assert set(sizes) <= {128, 256, 512, 1024}
+    assert all(size % 64 == 0 and size - 64 < lengths.max() for size in sizes)
     standing = np.concatenate([part.ravel() for part in rows])
     assert standing[places].tolist() == np.repeat(np.arange(len(lengths)), lengths).tolist()
     assert np.count_nonzero(standing >= 0) == lengths.sum() == len(set(places.tolist()))
@@ -1231,11 +1231,9 @@ def test_rows_are_as_full_as_samples_allow():
     rng = np.random.default_rng(1)
     lengths = np.rint(rng.gamma(4.0, 13.0, 256) + 8).astype(np.int64)  # 60 tokens on average
     _, rows = dataset.attention_rows(lengths)
-    assert lengths.sum() / sum(part.size for part in rows) > 0.97
-    assert [part.shape for part in dataset.attention_rows(np.array([128, 100, 28, 60, 300, 200]))[1]] == [
-        (1, 512),
-        (3, 128),
-    ]
+    assert lengths.sum() / sum(part.size for part in rows) > 0.9
+    shapes = [part.shape for part in dataset.attention_rows(np.array([64, 36, 28, 60, 300, 200]))[1]]
+    assert shapes == [(1, 320), (1, 256), (3, 64)]  # 36 beside 200, 28 alone
 
 
 @pytest.fixture(autouse=True, scope="module")

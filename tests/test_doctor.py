@@ -76,7 +76,7 @@ def test_a_sound_run_passes_every_check_and_leaves_no_trace(here, monkeypatch, c
         "ok output/model: spm.model, tokenizer.json, tokenizer_config.json, shaN as recorded",
         "ok output/model: N pieces, pad N unk N cls N sep N mask N",
         "ok output/model: AutoTokenizer gives the ids of SentencePiece on N difficult lines",
-        "ok attention: groups, FlashAttention needs CUDA, this is cpu",
+        "ok attention: rows, FlashAttention needs CUDA, this is cpu",
         "ok data/train.jsonl: its columns hold the same N samples",
         "ok data/valid.jsonl: its columns hold the same N samples",
         "ok learns by heart, N samples on cpu: MLM loss N at first, N after N steps in N s (without context N on "
@@ -155,13 +155,13 @@ def test_a_plan_that_cannot_work_is_refused_as_the_run_refuses_it(here, capsys):
 def test_labels_of_other_places_are_not_learned(here, monkeypatch, capsys):
     """The labels of a batch in another order at each step: as frequent as before, and nothing to learn them by."""
     monkeypatch.setattr(doctor, "MOST_STEPS", STEPS)
-    totals = BertPretraining.totals
+    measures = BertPretraining.measures
 
     def shuffled(self, batch):
         labels = batch["mlm_labels"]
-        return totals(self, batch | {"mlm_labels": labels[torch.randperm(len(labels))]})
+        return measures(self, batch | {"mlm_labels": labels[torch.randperm(len(labels))]})
 
-    monkeypatch.setattr(BertPretraining, "totals", shuffled)
+    monkeypatch.setattr(BertPretraining, "measures", shuffled)
     found = refused(*SMALL)
     assert re.match(
         r"the model does not learn by heart, 8 samples on cpu: MLM loss [\d.]+ at first, [\d.]+ after 80 ", found

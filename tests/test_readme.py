@@ -2,9 +2,11 @@
 
 import inspect
 import json
+import os
 import re
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -78,16 +80,34 @@ def samples_per_step(asked: dict[str, str]) -> int:
     return devices * int(asked["--data.batch_size"])
 
 
+def calls_of_srun(folder: Path) -> list[list[str]]:
+    """The arguments of srun when job.sh is run twice as job 4711: srun ends by 143 with a checkpoint, then by 0."""
+    for name, body in (
+        ("srun", "mkdir -p lightning_logs/version_4711/checkpoints; [ $(wc -l < srun.txt) -eq 1 ] && exit 143; exit 0"),
+        ("scontrol", "exit 0"),
+    ):
+        (folder / name).write_text(f'#!/bin/sh\necho "$@" >> {name}.txt\n{body}\n')
+        (folder / name).chmod(0o755)
+    environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711"}
+    for _ in range(2):
+        subprocess.run(["bash", "job.sh"], cwd=folder, env=environment)
+    return [shlex.split(line) for line in (folder / "srun.txt").read_text().splitlines()]
+
+
 def test_the_batch_script_asks_for_a_task_for_each_device(tmp_path):
     (script,) = re.findall(r"^```bash\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     (tmp_path / "job.sh").write_text(script)
     subprocess.run(["bash", "-n", tmp_path / "job.sh"], check=True)
     granted = options_of(re.findall(r"^#SBATCH (.*)", script, re.MULTILINE))
-    words = shlex.split(script.splitlines()[-1])
-    arguments = words[words.index("trainer.py") + 1 :]
+    first, again = calls_of_srun(tmp_path)
+    launched, arguments = first[: first.index("trainer.py")], first[first.index("trainer.py") + 1 :]
+    assert launched == ["--kill-on-bad-exit=1", "--cpus-per-task=4", "python3"]
     asked = options_of(arguments)
     parse_trainer(arguments)
+    assert again == [*launched, "trainer.py", "--resume", "lightning_logs/version_4711"]
+    assert (tmp_path / "scontrol.txt").read_text() == "requeue 4711\n"  # behind the first, which ended by SIGTERM
     assert granted == {
+        "--signal": "TERM@120",
         "--nodes": asked["--trainer.num_nodes"],
         **dict.fromkeys(("--ntasks-per-node", "--gpus-per-node"), asked["--trainer.devices"]),
     }
@@ -209,21 +229,25 @@ def newest(runs: list[dict], part: str) -> dict | None:
     return found[-1] if found else None
 
 
-def speed_lines(run: dict) -> list[str]:
-    """Rows of the table: our tokens a second, the published step's, and their ratio."""
-    measured = run["speed"]
+def speed_lines(runs: list[dict]) -> list[str]:
+    """Rows of the table: our tokens a second, the published step's, and their ratio, each of the newest run with it."""
+    run = newest(runs, "speed")
     lines = [
-        f"{measured['samples']} samples of {measured['tokens_per_sample']} tokens",
+        f"{run['speed']['samples']} samples of {run['speed']['tokens_per_sample']} tokens",
         f"on {run['machine']['cores']} cores of an {run['machine']['cpu']}",
         "| real tokens a second | ours | published | ratio |\n|---|---|---|---|",
     ]
-    for model, found in measured["models"].items():
-        for ratio, value in found["ratios"].items():
-            ours, published = ratio.split("_to_")
-            rates = (f"{found['runs'][name]['median']['tokens_per_second']:,.0f}" for name in (ours, published))
-            precision = f"{ours.removeprefix('ours_')} beside {published.removeprefix('published_')}"
-            lines.append(f"| {MODELS.get(model, model)}, {precision} | {' | '.join(rates)} | {value['median']:.1f} |")
-    return lines
+    rows = {}
+    for run in (run for run in runs if run.get("speed")):
+        for model, found in run["speed"]["models"].items():
+            for ratio, value in found["ratios"].items():
+                ours, published = ratio.split("_to_")
+                rates = (f"{found['runs'][name]['median']['tokens_per_second']:,.0f}" for name in (ours, published))
+                precision = f"{ours.removeprefix('ours_')} beside {published.removeprefix('published_')}"
+                amx = ", AMX" if "bf16" in precision and "amx_bf16" in run["machine"]["flags"] else ""
+                row = f"| {MODELS.get(model, model)}, {precision}{amx} | {' | '.join(rates)} | {value['median']:.1f} |"
+                rows[model, ratio] = row
+    return [*lines, *rows.values()]
 
 
 def suite_lines(run: dict) -> list[str]:
@@ -244,8 +268,8 @@ def suite_lines(run: dict) -> list[str]:
 def training_lines(runs: list[dict]) -> list[str]:
     """What README.md says of training, from bench/results/training.json: the lines to paste are these."""
     lines = []
-    if run := newest(runs, "speed"):
-        lines += speed_lines(run)
+    if newest(runs, "speed"):
+        lines += speed_lines(runs)
     if run := newest(runs, "thread"):
         lines.append(f"the main thread's own work takes {run['thread']['wall_milliseconds']:.2f} ms an optimizer step")
     if (run := newest(runs, "loss")) and run["loss"]["reached"]:

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -15,7 +16,7 @@ from conftest import CONFIG, ROOT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import trainer
-from bert_ja import callbacks, files, monitoring, tokenization, training
+from bert_ja import callbacks, files, memory, monitoring, tokenization, training
 from bert_ja.callbacks import WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
@@ -796,6 +797,22 @@ def test_a_compiled_step_is_compiled_once_for_all_shapes(batches, compiler, monk
     assert graphs[0] > 0
 
 
+def test_a_step_is_not_compiled_again_for_longer_rows_of_attention(batches, monkeypatch):
+    torch._dynamo.reset()
+    compile_with = torch.compile
+    monkeypatch.setattr(
+        torch, "compile", lambda function, **options: compile_with(function, backend="eager", **options)
+    )
+    model, graphs, rows = small_model(3000, compile=True), [], set()
+    for longer in ([], [200], [200, 300], [500, 500], [500, 300, 200, 100], [400, 140], []):
+        (batch,) = memory.step_of(np.array([*longer, *[60] * 8]), batches).micro_batches()
+        model.training_measures(batch)["mlm_loss"].backward()
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+        rows.add(tuple(part.shape[1] for part in batch["rows"]))
+    assert len(rows) == 6
+    assert graphs == [graphs[0]] * 7
+
+
 def with_bad_steps(model: BertPretraining, bad: set[int]) -> BertPretraining:
     """The model with a loss that is not a number in these optimizer steps."""
     measures = model.measures
@@ -928,3 +945,25 @@ def test_the_type_that_attention_is_computed_in_follows_the_precision():
         trainer = pl.Trainer(accelerator="cpu", precision="32-true", logger=False, enable_checkpointing=False)
         trainer._accelerator_connector.precision_plugin.precision = precision
         assert training.attention_dtype(trainer) == getattr(torch, dtype)
+
+
+# The bar
+
+
+def test_the_bar_is_drawn_once_a_minute_in_a_file_and_at_its_end(monkeypatch):
+    bar, clock = callbacks.ProgressBar(), iter(range(0, 1000, 7))
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: next(clock))
+    assert [n for n in range(30) if bar._should_update(n, 29)] == [0, 9, 18, 27, 29]
+    bar.disable()
+    assert not bar._should_update(29, 29)
+
+
+def test_a_run_has_our_bar_unless_its_configuration_has_another_or_wants_none():
+    own, other = pl.callbacks.RichProgressBar(), pl.callbacks.LearningRateMonitor()
+    for given, options, expected in (
+        (None, {}, [callbacks.ProgressBar]),
+        (other, {"enable_progress_bar": True}, [pl.callbacks.LearningRateMonitor, callbacks.ProgressBar]),
+        ([other], {"enable_progress_bar": False}, [pl.callbacks.LearningRateMonitor]),
+        ([own], {}, [pl.callbacks.RichProgressBar]),
+    ):
+        assert [type(each) for each in training.with_progress_bar(given, options)] == expected
