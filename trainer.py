@@ -108,7 +108,12 @@ def main(arguments: list[str]) -> None:
     report_start(trainer, plan, entropy)
     cli.say(attention)
     trainer.callbacks += [MemoryTrial(), ExpectedEnd(plan.steps)]
-    with training.one_line_failures(), resuming.interruptions(trainer.log_dir), resuming.alone_in(trainer):
+    with (
+        resuming.full_disks(trainer.log_dir),
+        training.one_line_failures(),
+        resuming.interruptions(trainer.log_dir),
+        resuming.alone_in(trainer),
+    ):
         if before and trainer.is_global_zero:
             resuming.put_newer_aside(before)
         trainer.fit(command.model, datamodule=command.datamodule, ckpt_path=before and before.path)

@@ -5,8 +5,10 @@ micro-batches, worker processes and devices may be others, and the steps that fo
 """
 
 import contextlib
+import errno
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +193,27 @@ def alone_in(trainer: pl.Trainer) -> Iterator[None]:
             Path(trainer.log_dir).mkdir(parents=True, exist_ok=True)
             held.enter_context(files.locked(Path(trainer.log_dir)))
         yield
+
+
+@contextlib.contextmanager
+def full_disks(run: Path | str) -> Iterator[None]:
+    """Say of a disk that is full how the run goes on. TensorBoard's thread, which meets it first, says nothing."""
+
+    def quiet(failure) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            before(failure)
+
+    before, threading.excepthook = threading.excepthook, quiet
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and any((Path(run) / "checkpoints").glob("*.ckpt")):
+            raise StageError(
+                f"the disk is full: free some space, then trainer.py {OPTION} {os.path.relpath(run)} goes on"
+            ) from None
+        raise
+    finally:
+        threading.excepthook = before
 
 
 @contextlib.contextmanager

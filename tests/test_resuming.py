@@ -1,11 +1,13 @@
 """A run that was ended and gone on with: the steps that follow are those of a run that was not, bit for bit."""
 
 import csv
+import errno
 import os
 import re
 import shutil
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +200,37 @@ def test_a_signal_saves_the_step_under_way_and_the_run_goes_on_behind_it(place, 
     assert curves(run) == curves(whole)
     if epochs:
         shutil.rmtree(place / "whole")
+
+
+def fill_the_disk_at(call: int) -> None:
+    """Let the `call`-th checkpoint meet a full disk, and a thread beside it, as TensorBoard's does."""
+    save, calls = torch.save, []
+
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def full(content, file):
+        calls.append(None)
+        if len(calls) < call:
+            return save(content, file)
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        fail()
+
+    callbacks.torch.save = full
+
+
+@pytest.mark.parametrize("call, way", [(1, "free some space and run the same command again"), (4, None)])
+def test_a_full_disk_ends_a_run_in_one_sentence_that_says_how_it_goes_on(place, here, capfd, call, way):
+    assert train(here, "--config", "own.yaml", *OPTIONS, prepare=lambda: fill_the_disk_at(call)) == 2
+    way = way or "free some space, then trainer.py --resume lightning_logs/version_0 goes on"
+    said = capfd.readouterr().err
+    assert said.endswith(f"trainer.py: error: the disk is full: {way}\n")
+    assert "Traceback" not in said
+    if call > 1:
+        assert train(here, "--resume") == 0
+        assert table(here / "lightning_logs" / "version_0") == table(place / "lightning_logs" / "version_0")
 
 
 def test_a_run_in_steps_validates_at_them_and_goes_on_so(here):

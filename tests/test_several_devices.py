@@ -354,7 +354,7 @@ def gone_on(here: Path, name: str, run: str) -> Path:
         ("term,1,0", signal.SIGTERM, 143),  # in the first process alone, as a scheduler may send it
         pytest.param("term,1,1", signal.SIGTERM, 143, marks=pytest.mark.full),
         pytest.param("all,1,0", signal.SIGTERM, 143, marks=pytest.mark.full),
-        pytest.param("all,3,1", signal.SIGINT, 130, marks=pytest.mark.full),  # Ctrl-C reaches all of them
+        pytest.param("all,2,1", signal.SIGINT, 130, marks=pytest.mark.full),  # Ctrl-C reaches all of them
         pytest.param("validation,2,1", signal.SIGTERM, 143, marks=pytest.mark.full),
     ],
 )
