@@ -134,8 +134,8 @@ def nested(
     jagged = functools.partial(
         torch.nested.nested_tensor_from_jagged, offsets=cu_seqlens, min_seqlen=1, max_seqlen=longest
     )  # lengths that are given need not be fetched from the device
-    rows = (jagged(each.contiguous()).transpose(1, 2) for each in _tokens_first(query, key, value))
-    output = scaled_dot_product_attention(*rows, dropout_p=dropout, scale=scaling)
+    states = (jagged(each.contiguous()).transpose(1, 2) for each in _tokens_first(query, key, value))
+    output = scaled_dot_product_attention(*states, dropout_p=dropout, scale=scaling)
     return output.transpose(1, 2).values().unsqueeze(0), None
 
 

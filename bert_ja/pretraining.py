@@ -40,13 +40,13 @@ SIZES = ("masked_tokens", "nsp_samples", "samples", "tokens")  # of what; known 
 TOTALS = (*MEASURED, *SIZES)
 
 
-def _sums(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def _loss_and_correct(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """(sum of the losses in nats, how many predictions are right) of logits (n, classes)."""
     loss = cross_entropy(logits.float(), labels, ignore_index=NOT_MASKED, reduction="sum")
     return loss, (logits.argmax(-1) == labels).sum()
 
 
-def _sizes(batch: dict) -> tuple[int, ...]:
+def _sizes_of(batch: dict) -> tuple[int, ...]:
     """SIZES of a micro-batch."""
     samples = len(batch["cu_seqlens"]) - 1
     paired = samples if "next_sentence_labels" in batch else 0
@@ -231,11 +231,11 @@ class BertPretraining(pl.LightningModule):
             (mlm_logits, nsp_logits), mlm_labels = self(batch), batch["mlm_labels"]
         else:
             mlm_logits, mlm_labels, nsp_logits = self.padded_forward(batch)
-        sums = [*_sums(mlm_logits, mlm_labels)]
+        sums = [*_loss_and_correct(mlm_logits, mlm_labels)]
         if nsp_logits is None:
             sums += [torch.zeros_like(sum_.detach()) for sum_ in sums]
         else:
-            sums += _sums(nsp_logits, batch["next_sentence_labels"])
+            sums += _loss_and_correct(nsp_logits, batch["next_sentence_labels"])
         return dict(zip(MEASURED, sums, strict=True))
 
     def training_measures(self, batch: dict) -> dict[str, torch.Tensor]:
@@ -247,7 +247,7 @@ class BertPretraining(pl.LightningModule):
 
     def totals(self, batch: dict) -> dict[str, torch.Tensor | int]:
         """`measures` and what they are sums over, as named in TOTALS."""
-        return self.measures(batch) | dict(zip(SIZES, _sizes(batch), strict=True))
+        return self.measures(batch) | dict(zip(SIZES, _sizes_of(batch), strict=True))
 
     def training_step(self, step: Step, batch_idx: int) -> None:
         """All of an optimizer step: gradients of its micro-batches, summed; clipping; the update; the learning rate.
@@ -273,7 +273,7 @@ class BertPretraining(pl.LightningModule):
         self.lr_schedulers().step()
         self.consumed = batches[-1]["consumed"]
         if logs:
-            sizes = [sum(each) for each in zip(*map(_sizes, batches), strict=True)]
+            sizes = [sum(each) for each in zip(*map(_sizes_of, batches), strict=True)]
             self._log_step(torch.cat([sums, sums.new_tensor(sizes)]), norm, paired="next_sentence_labels" in batch)
 
     def _seed(self, seed: int) -> None:
@@ -369,7 +369,7 @@ class BertPretraining(pl.LightningModule):
         for batch in step.micro_batches():
             measures = self.measures(batch).values()
             self._sums[dataloader_idx, : len(MEASURED)] += torch.stack([each.double() for each in measures])
-            self._sizes[dataloader_idx] += _sizes(batch)
+            self._sizes[dataloader_idx] += _sizes_of(batch)
 
     test_step = validation_step
 
