@@ -221,7 +221,10 @@ def fill_the_disk_at(call: int) -> None:
     callbacks.torch.save = full
 
 
-@pytest.mark.parametrize("call, way", [(1, "free some space and run the same command again"), (4, None)])
+@pytest.mark.parametrize(
+    "call, way",
+    [pytest.param(1, "free some space and run the same command again", marks=pytest.mark.full), (4, None)],
+)
 def test_a_full_disk_ends_a_run_in_one_sentence_that_says_how_it_goes_on(place, here, capfd, call, way):
     assert train(here, "--config", "own.yaml", *OPTIONS, prepare=lambda: fill_the_disk_at(call)) == 2
     way = way or "free some space, then trainer.py --resume lightning_logs/version_0 goes on"

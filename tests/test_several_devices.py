@@ -348,14 +348,15 @@ def gone_on(here: Path, name: str, run: str) -> Path:
     return here / name / "lightning_logs" / run
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "wrong, number, code",
     [
         ("term,1,0", signal.SIGTERM, 143),  # in the first process alone, as a scheduler may send it
-        pytest.param("term,1,1", signal.SIGTERM, 143, marks=pytest.mark.full),
-        pytest.param("all,1,0", signal.SIGTERM, 143, marks=pytest.mark.full),
-        pytest.param("all,2,1", signal.SIGINT, 130, marks=pytest.mark.full),  # Ctrl-C reaches all of them
-        pytest.param("validation,2,1", signal.SIGTERM, 143, marks=pytest.mark.full),
+        ("term,1,1", signal.SIGTERM, 143),
+        ("all,1,0", signal.SIGTERM, 143),
+        ("all,2,1", signal.SIGINT, 130),  # Ctrl-C reaches all of them
+        ("validation,2,1", signal.SIGTERM, 143),
     ],
 )
 def test_a_signal_ends_all_processes_behind_the_same_step(here, alone, wrong, number, code):
