@@ -167,7 +167,7 @@ def plain_seconds(model: Idle, steps: int) -> float:
     return time.perf_counter() - started
 
 
-def run_seconds(model: Idle, columns: Columns, vocabulary: Vocabulary, steps: int) -> fits.Clock:
+def timed_run(model: Idle, columns: Columns, vocabulary: Vocabulary, steps: int) -> fits.Clock:
     """The clock of so many optimizer steps of the idle model with everything that a run has, behind its warm-up.
 
     A run: the data module's loader with a worker, Lightning with the bar of progress, TensorBoard, learning rates.
@@ -192,7 +192,7 @@ def measure_thread(steps: int) -> dict:
     model = fits.new_model(*IDLE, PIECES, Idle)
     plain_seconds(model, THREAD_WARM_UP)
     plain = plain_seconds(model, steps // 2)
-    clock = run_seconds(model, columns, vocabulary, steps)
+    clock = timed_run(model, columns, vocabulary, steps)
     plain += plain_seconds(model, steps - steps // 2)
     wall, plain, cpu = (1000 * seconds / steps for seconds in (clock.seconds, plain, clock.thread_seconds))
     return {

@@ -1,5 +1,5 @@
-"""Callbacks and plugins of the training loop: checkpoints that are whole, saved under the metric of their own step, and
-the state of Lightning's loops that a run goes on from.
+"""Callbacks and plugins of the training loop: checkpoints that are whole, saved under the metric of their own step, the
+state of Lightning's loops that a run goes on from, the end that several processes agree on, and the bar of progress.
 """
 
 import datetime
