@@ -8,7 +8,7 @@ were drawn before), so worker processes, ranks and restarts cannot change it.
 import bisect
 import contextlib
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -329,6 +329,17 @@ def attention_rows(lengths: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
     return places, [part.reshape(-1, length) for (length, _), part in zip(parts, np.split(samples, cuts), strict=True)]
 
 
+def _mapped(value, function: Callable):
+    """A function of everything that dicts and lists in each other hold, in as many of them.
+
+    (A function inside another one that calls itself holds what that one holds until the garbage collector comes by:
+    here the memory of a step, in which the next one should arrive.)
+    """
+    if isinstance(value, dict):
+        return {name: _mapped(part, function) for name, part in value.items()}
+    return [_mapped(part, function) for part in value] if isinstance(value, list) else function(value)
+
+
 class Span(tuple):
     """The shape of a tensor whose numbers stand in those of a step, behind those of the one before."""
 
@@ -374,16 +385,12 @@ class Step:
         arrays: list[np.ndarray] = []
 
         def place(value):
-            if isinstance(value, dict):
-                return {name: place(part) for name, part in value.items()}
-            if isinstance(value, list):
-                return [place(part) for part in value]
             if not isinstance(value, np.ndarray):
                 return value
             arrays.append(value.ravel())
             return Span(value.shape)
 
-        layout, sizes = place(batches), [array.size for array in arrays]
+        layout, sizes = _mapped(batches, place), [array.size for array in arrays]
         numbers = np.empty(sum(sizes), dtype=np.int64)
         np.concatenate(arrays, out=numbers)
         return cls(torch.from_numpy(numbers), layout, sizes, counts)
@@ -409,17 +416,15 @@ class Step:
 
     def micro_batches(self) -> list[dict]:
         """Each as a dict of int64 tensors on the step's device, and plain values."""
+        parts = iter(self.numbers.split(self.sizes))
 
         def view(value):
-            if isinstance(value, Span):
-                part = next(parts)
-                return part.view(value) if len(value) > 1 else part
-            if isinstance(value, dict):
-                return {name: view(part) for name, part in value.items()}
-            return [view(part) for part in value] if isinstance(value, list) else value
+            if not isinstance(value, Span):
+                return value
+            part = next(parts)
+            return part.view(value) if len(value) > 1 else part
 
-        parts = iter(self.numbers.split(self.sizes))
-        return view(self.layout)
+        return _mapped(self.layout, view)
 
 
 @dataclass(frozen=True)

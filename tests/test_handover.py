@@ -86,6 +86,22 @@ def test_slots_are_used_over_and_over_in_epochs_that_end_early_too(data, monkeyp
     step = number = None
 
 
+def test_a_run_holds_no_step_longer_than_the_slots_allow(data, monkeypatch):
+    """Nothing waits for the garbage collector: all steps of a run arrive in slots."""
+    found = []
+    monkeypatch.setattr(Handover, "take", lambda self, slot, take=Handover.take: found.append(slot) or take(self, slot))
+    model, trainer = data.trainer.lightning_module, fits.new_trainer("cpu", "fp32", max_steps=60, limit_val_batches=0)
+    fits.make_ready(model, trainer)
+    gc.collect()
+    gc.disable()
+    try:
+        trainer.fit(model, datamodule=data)
+    finally:
+        gc.enable()
+    assert len(found) == 60
+    assert all(slot.size for slot in found)
+
+
 def test_a_validation_that_is_begun_anew_before_the_last_one_is_forgotten_gets_its_own_steps(data):
     loader = data._loader(data._samples("train"), [1.0], shuffle=False)
     expected = built(loader)
