@@ -46,7 +46,7 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
     (Validation counts batches from the beginning of an epoch, so that the two meet exactly in the first one only.)
     """
 
-    _last_candidate = 0  # the step of the newest one, whether it was among the best or not
+    _last_candidate = 0  # the step of the newest one, whether it was among the best or not; over all parts of a run
 
     def require_possible(self, monitored: tuple[str, ...], steps: float) -> None:
         """Refuse a monitor that is not among what is measured, and an interval longer than a run of so many steps."""
@@ -59,6 +59,9 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
                 f"the checkpoints' every_n_train_steps is {every:,}, the run has {steps:,} optimizer steps and would "
                 "leave none: lower it"
             )
+
+    def state_dict(self) -> dict:
+        return super().state_dict() | {"last_candidate": self._last_candidate}
 
     def load_state_dict(self, state_dict: dict) -> None:
         """Goes on in the folder where the run stands now, should it have been moved, and with its `last.ckpt`."""
@@ -73,10 +76,7 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
         }
         super().load_state_dict(state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best})
         self._enable_version_counter = False  # or a second last.ckpt would stand beside the first
-
-    def on_train_start(self, trainer, pl_module) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._last_candidate = trainer.global_step
+        self._last_candidate = state_dict.get("last_candidate", 0)  # that of a checkpoint of Lightning's own is unknown
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if self.monitor is None or self._every_n_train_steps < 1:
@@ -114,13 +114,27 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
 class Resumption(pl.Callback):
     """Makes of every run one that can be gone on with, between two optimizer steps.
 
-    SIGTERM saves `last.ckpt`: Lightning lets it end a run there only. A run that goes on begins where its data stands.
+    SIGTERM saves `last.ckpt`: Lightning lets it end a run there only. A run that goes on begins where its data stands,
+    or with the validation that was ended: also behind its last step, where Lightning has nothing left to do.
     """
+
+    _behind_last = False  # whether a validation behind the last step is to be done
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
         pl_module.consumed, due = checkpoint["consumed_samples"], checkpoint["validation_due"]
         epoch, done = trainer.datamodule.place(due)
         between_steps(checkpoint["loops"], checkpoint["global_step"], epoch, done, due)
+        self._behind_last = due and checkpoint["global_step"] >= trainer.max_steps >= 0
+
+    def on_fit_start(self, trainer, pl_module) -> None:
+        """Let Lightning enter its loop once more; the schedule has been made, for the true number of steps."""
+        self._steps = trainer.max_steps
+        if self._behind_last:
+            trainer.fit_loop.epoch_loop.max_steps = -1
+
+    def on_validation_end(self, trainer, pl_module) -> None:
+        if self._behind_last:
+            trainer.fit_loop.epoch_loop.max_steps, self._behind_last = self._steps, False
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException) and trainer.checkpoint_callback and trainer.global_step:

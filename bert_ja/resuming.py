@@ -165,13 +165,15 @@ def go_on(
     """Make ready for `Trainer.fit` with the checkpoint: checks, and the place in the data; writes nothing."""
     require_same_run(checkpoint, model, model.provenance)
     data.go_on(checkpoint.content["consumed_samples"])
-    epoch, done = data.place()
-    if checkpoint.steps >= trainer.max_steps >= 0 or epoch >= (trainer.max_epochs or -1) >= 0:
+    due = checkpoint.content["validation_due"]
+    epoch, done = data.place(due)
+    if not due and (checkpoint.steps >= trainer.max_steps >= 0 or epoch >= (trainer.max_epochs or -1) >= 0):
         raise StageError(
             f"{checkpoint.run} has its {checkpoint.steps:,} optimizer steps already: raise trainer.max_steps or "
             "trainer.max_epochs to go on"
         )
-    say(f"going on from {checkpoint.path}: step {checkpoint.steps:,}, epoch {epoch}, {done:,} steps of it done")
+    at = f"step {checkpoint.steps:,}, epoch {epoch}, {done:,} steps of it done"
+    say(f"going on from {checkpoint.path}: {at}{', the validation behind it is to be done' if due else ''}")
 
 
 def require_new(run: Path | str) -> None:

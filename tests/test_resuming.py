@@ -202,6 +202,30 @@ def test_a_signal_saves_the_step_under_way_and_the_run_goes_on_behind_it(place, 
         shutil.rmtree(place / "whole")
 
 
+@pytest.mark.parametrize("steps", [("--trainer.max_steps", 10), ("--trainer.max_epochs", 1)], ids=["steps", "epochs"])
+def test_the_validation_behind_the_last_step_is_done_when_the_run_goes_on(here, capfd, steps):
+    """A signal in the second of two validations; its step is among the best checkpoints then, as without the signal."""
+    config = yaml.safe_load((here / "own-steps.yaml").read_text())
+    config["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"] = 5
+    (here / "saved.yaml").write_text(yaml.safe_dump(config))
+    options = ("--config", "saved.yaml", *COMMON, *steps, "--trainer.limit_train_batches", 20)
+    options += ("--val_every_n_steps", 5, "--model.lr_schedule", "linear")
+    assert train(here, *options, "--trainer.default_root_dir", "whole") == 0
+    prepare = {"prepare": lambda: end_at(BertPretraining, "validation_step", 2 + 2 + 1, signal.SIGTERM)}
+    assert train(here, *options, **prepare) == 143
+    for _ in range(2):  # a second time when the validation has begun anew
+        end = {"prepare": lambda: end_at(BertPretraining, "validation_step", 1, signal.SIGTERM)}
+        assert train(here, "--resume", **end) == 143
+    assert train(here, "--resume") == 0
+    assert "step 10, epoch 0, 10 steps of it done, the validation behind it is to be done" in capfd.readouterr().err
+    run, whole = (here / folder / "lightning_logs" / "version_0" for folder in (".", "whole"))
+    assert curves(run) == curves(whole)
+    assert sorted(curves(run)["val_loss"]) == [4, 9]
+    assert table(run) == table(whole)
+    assert steps_of(run) == steps_of(whole) == [5, 10, 10]
+    assert "optimizer steps already" in refused("--resume")
+
+
 def fill_the_disk_at(call: int) -> None:
     """Let the `call`-th checkpoint meet a full disk, and a thread beside it, as TensorBoard's does."""
     save, calls = torch.save, []
