@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,8 @@ SHORT_RUN = (
     *("--trainer.max_epochs", 2, "--trainer.check_val_every_n_epoch", 1, "--trainer.limit_train_batches", 20),
     *("--model.num_warmup_steps", 5),
 )
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 
 
 def shared(*parts: str) -> Path:

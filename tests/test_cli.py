@@ -270,7 +270,6 @@ def test_ctrl_c_is_one_line_and_exit_code_130(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
     )
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGINT)

@@ -499,11 +499,9 @@ def test_ctrl_c_waits_until_all_texts_and_records_are_in_their_place(whole, tmp_
             os.kill(os.getpid(), signal.SIGINT)
         replace(source, target)
 
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would ignore it
     monkeypatch.setattr(os, "replace", interrupted_replace)
     with pytest.raises(KeyboardInterrupt):
         prepare(whole / "story.txt", folder=tmp_path / "out")
-    signal.signal(signal.SIGINT, before)
     expected = {name: content for name, content in contents(whole / "whole").items() if name in NAMES}
     assert contents(tmp_path / "out") == expected
 

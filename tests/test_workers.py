@@ -299,7 +299,6 @@ def test_ctrl_c_reaches_the_parent_alone_and_ends_all():
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job would ignore it
     )
     workers = [int(process.stdout.readline()) for _ in range(3)]
     os.killpg(process.pid, signal.SIGINT)  # what a terminal does
@@ -330,7 +329,6 @@ def test_ctrl_c_while_a_process_is_started_ends_the_stage():
         capture_output=True,
         text=True,
         timeout=30,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert ended.stderr.endswith("KeyboardInterrupt\n")
     assert (ended.returncode, ended.stdout) == (-signal.SIGINT, "")
