@@ -53,6 +53,13 @@ def log(trainer: pl.Trainer, metrics: dict[str, float]) -> None:
         logger.log_metrics(metrics, trainer.global_step - 1)  # Lightning counts steps from 0
 
 
+def save_logs(trainer: pl.Trainer, *_) -> None:
+    """Put on the disk what the step that has just ended has logged, for a checkpoint may be saved next; a hook."""
+    if logs_now(trainer):
+        for logger in trainer.loggers:
+            logger.save()
+
+
 def tensorboards(trainer: pl.Trainer) -> list:
     """The writers of a run's TensorBoard events; on other ranks than 0 they do nothing."""
     return [logger.experiment for logger in trainer.loggers if isinstance(logger, pl.loggers.TensorBoardLogger)]
@@ -69,8 +76,8 @@ def as_text(value: float) -> str:
 class MetricsFile(pl.loggers.Logger):
     """A CSV with a row for each step that logs and one for each validation; empty fields were not measured there.
 
-    The columns are those of the file's first line. A row is written whole, as soon as Lightning has handed all of it
-    on. Steps are counted from 0, as in TensorBoard.
+    The columns are those of the file's first line. A row is written whole, as soon as all of it has been handed on.
+    Steps are counted from 0, as in TensorBoard.
     """
 
     name = "metrics"
@@ -118,7 +125,7 @@ class MetricsFile(pl.loggers.Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the row, unless all its fields would be empty; Lightning calls this behind a step's last metrics."""
+        """Write the row, unless all its fields would be empty; behind the last metrics of a step or a validation."""
         row, self._row = self._row, {}
         if set(row) - {"step", "epoch"}:
             fields = (as_text(row[name]) if name in row else "" for name in self.columns)
@@ -442,4 +449,5 @@ def attach(trainer: pl.Trainer, model, data, entropy: float) -> None:
         table = MetricsFile(Path(trainer.log_dir) / "metrics.csv", trainer.logger.version, columns)
         added.append(pl.callbacks.LambdaCallback(on_train_start=lambda trainer, _: table.go_on(trainer.global_step)))
         trainer.loggers.append(table)
+    added.append(pl.callbacks.LambdaCallback(on_train_batch_end=save_logs))
     trainer.callbacks[:0] = added

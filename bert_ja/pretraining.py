@@ -22,7 +22,7 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from bert_ja import attention, continuing, draws
+from bert_ja import attention, continuing, draws, monitoring
 from bert_ja.cli import StageError
 from bert_ja.dataset import Step
 from bert_ja.samples import NOT_MASKED
@@ -51,6 +51,35 @@ def _sizes_of(batch: dict) -> tuple[int, ...]:
     samples = len(batch["cu_seqlens"]) - 1
     paired = samples if "next_sentence_labels" in batch else 0
     return len(batch["mlm_labels"]), paired, samples, len(batch["input_ids"])
+
+
+class NonfiniteSteps:
+    """Counts optimizer steps that were not finite: those in a row up to now, the most in a row, all.
+
+    What the device has found is fetched only when somebody looks, and after LOOK_EVERY steps.
+    """
+
+    LOOK_EVERY = 1000
+
+    def __init__(self):
+        self._finite: list[torch.Tensor] = []  # of each step since the last look, 0-d, on the device
+        self._counts = 0, 0, 0
+
+    def add(self, finite: torch.Tensor) -> None:
+        """A step behind the last one: whether it was finite, 0-d."""
+        self._finite.append(finite)
+        if len(self._finite) == self.LOOK_EVERY:
+            self.counts()
+
+    def counts(self) -> tuple[int, int, int]:
+        """(in a row up to now, the most in a row, all); waits for the device."""
+        row, most, total = self._counts
+        finite, self._finite = self._finite, []
+        for each in torch.stack(finite).tolist() if finite else []:
+            row = 0 if each else row + 1
+            most, total = max(most, row), total + (not each)
+        self._counts = row, most, total
+        return self._counts
 
 
 class BertPretraining(pl.LightningModule):
@@ -143,8 +172,7 @@ class BertPretraining(pl.LightningModule):
                 attn_implementation=attention.PREFIX + self.backend,
             )
         )
-        # Steps that were not finite, on the device: those in a row up to now, the most in a row, all.
-        self.register_buffer("nonfinite", torch.zeros(3, dtype=torch.int64), persistent=False)
+        self.nonfinite = NonfiniteSteps()
 
     def leave_out_second_task(self) -> None:
         """For samples without one: what only that task trains has no gradient, for which DDP would wait.
@@ -261,12 +289,11 @@ class BertPretraining(pl.LightningModule):
         sums = torch.zeros(len(MEASURED), dtype=torch.float64, device=self.device) if logs else None
         for number, batch in enumerate(batches, start=1):
             with contextlib.nullcontext() if number == len(batches) else self._no_sync():
-                measures = self.training_measures(batch)
-                mlm = measures["mlm_loss"] / max(1, batch["step_predicted"])  # labels may all be missing
-                loss = mlm + measures["nsp_loss"] / batch["step_samples"]
+                measures, predicted = self.training_measures(batch), max(1, batch["step_predicted"])  # which may be 0
+                loss = torch.add(measures["mlm_loss"], measures["nsp_loss"], alpha=predicted / batch["step_samples"])
                 # Where the loss is not finite, no gradient is: their norm tells all ranks alike to skip the step.
-                scale = torch.where(torch.isfinite(loss.detach()), float(ranks), math.nan)  # DDP divides by the ranks
-                self.manual_backward(loss * scale)
+                nothing = loss.detach() * 0
+                self.manual_backward(loss, gradient=nothing + ranks / predicted)  # DDP divides by the ranks
             if logs:
                 sums += torch.stack([each.detach().double() for each in measures.values()])
         norm = self._update()
@@ -300,7 +327,8 @@ class BertPretraining(pl.LightningModule):
         if scaler is not None:
             scaler.unscale_(inner)
         parameters = [parameter for group in inner.param_groups for parameter in group["params"]]
-        norm = torch.nn.utils.get_total_norm([each.grad for each in parameters if each.grad is not None])
+        gradients = [each.grad for each in parameters]
+        norm = torch.nn.utils.get_total_norm([each for each in gradients if each is not None])
         finite = torch.isfinite(norm)
         if self.gradient_clip_val:
             inner.grad_scale = (norm / self.gradient_clip_val).clamp(min=1.0).float()
@@ -312,10 +340,7 @@ class BertPretraining(pl.LightningModule):
                 delattr(inner, name)
         for each in parameters:
             each.grad = None
-        row, most, total = self.nonfinite
-        row.add_(1).mul_(~finite)
-        torch.maximum(row, most, out=most)
-        total.add_(~finite)
+        self.nonfinite.add(finite)
         return norm
 
     def _of_all_ranks(self, sums: torch.Tensor) -> torch.Tensor:
@@ -337,12 +362,16 @@ class BertPretraining(pl.LightningModule):
             logged["train_nsp_loss"] = totals["nsp_loss"] / totals["nsp_samples"]
             logged["train_nsp_accuracy"] = totals["nsp_correct"] / totals["nsp_samples"]
             logged["train_loss"] = mlm_loss + logged["train_nsp_loss"]
-        self.log_dict(logged | {"nonfinite_steps": self.nonfinite[2].float()})
+        values = torch.stack([each.float() for each in logged.values()]).cpu()
+        logged = dict(zip(logged, values, strict=True))
+        self.trainer.callback_metrics.update(logged)
+        counted = {"nonfinite_steps": self.nonfinite.counts()[2], "epoch": self.trainer.current_epoch}
+        monitoring.log(self.trainer, {name: value.item() for name, value in logged.items()} | counted)
         self.require_finite()
 
     def require_finite(self) -> None:
         """Raise StageError after too many steps in a row that were not finite; waits for the device."""
-        most = int(self.nonfinite[1])
+        _, most, _ = self.nonfinite.counts()
         if most >= self.hparams.max_nonfinite_steps:
             raise StageError(
                 f"the loss or the gradient of {most:,} optimizer steps in a row was not finite (each was skipped): "

@@ -210,10 +210,14 @@ def test_speed_is_measured_in_both_precisions_of_the_first_model_only(columns, w
 
 
 def test_the_main_thread_is_measured_without_its_model():
-    found = training_parts.measure_thread(10)
+    found = training_parts.measure_thread(10, 2)
     assert (found["steps"], found["samples_per_step"]) == (10, 256)
     assert 59 < found["tokens_per_sample"] < 61 and found["plain_milliseconds"] >= found["nap_milliseconds"]
-    own = found["run_milliseconds"] - found["plain_milliseconds"]
+    assert len(found["each"]) == 2
+    for one in found["each"]:
+        own = one["run_milliseconds"] - one["plain_milliseconds"]
+        assert one["wall_milliseconds"] == pytest.approx(own, abs=0.002)
+    own = sum(one["wall_milliseconds"] for one in found["each"]) / 2
     assert found["wall_milliseconds"] == pytest.approx(own, abs=0.002)
     assert 0 < found["cpu_milliseconds"] < 200 and found["run_milliseconds"] < 2000
 

@@ -828,10 +828,10 @@ def with_bad_steps(model: BertPretraining, bad: set[int]) -> BertPretraining:
 @pytest.mark.parametrize("clip", [None, 1.0])
 def test_a_step_that_is_not_finite_is_skipped_and_counted(fit, clip):
     model = fit(with_bad_steps(small_model(3000, lr=0.01), {1}), clip, limit_train_batches=2)
-    assert model.nonfinite.tolist() == [1, 1, 1]
+    assert model.nonfinite.counts() == (1, 1, 1)
     assert torch.equal(weights(model), weights(fit(small_model(3000, lr=0.01), clip, limit_train_batches=1)))
     model = fit(with_bad_steps(small_model(3000, lr=0.01), {1, 3, 4}), clip, limit_train_batches=6)
-    assert model.nonfinite.tolist() == [0, 2, 3]
+    assert model.nonfinite.counts() == (0, 2, 3)
     assert torch.isfinite(weights(model)).all()
 
 
