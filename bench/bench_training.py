@@ -82,8 +82,9 @@ ABOUT = (
     "losses: means over the same masked tokens and samples without dropout, before the first step",
     "main thread: wall time of a run's optimizer step less that of a plain loop (forward, backward, clipping, fused "
     "Adam), both of a model with as many modules as BERT base that only sleeps "
-    f"{training_parts.NAP * 1000:g} ms; a worker builds the run's batches ahead, with the bar of progress, TensorBoard "
-    "(metrics every 50 steps) and the learning rates; CPU time is time.thread_time of that thread, the optimizer's too",
+    f"{training_parts.NAP * 1000:g} ms; the run has the callbacks and loggers of trainer.py and configs/tiny.yaml "
+    "(metrics every 50 steps), and a worker that builds batches ahead; CPU time is time.thread_time of that thread, "
+    "the optimizer's too; medians over the rounds, each a mean over all steps",
     "time to loss: the same initial weights, order, masks, learning rate and clipping; validations, on samples that "
     "neither trains on, are not counted; ours validates "
     f"{training_parts.LOOKS} times in as many steps as the baseline took",
@@ -111,7 +112,9 @@ def speed_lines(measured: dict) -> Iterator[str]:
 
 def thread_lines(found: dict) -> Iterator[str]:
     what = f"{found['samples_per_step']} samples of {found['tokens_per_sample']} tokens, {found['steps']:,} steps"
-    yield f"{found['wall_milliseconds']:12.3f}  ms of the main thread's own work an optimizer step, {what}"
+    each = [one["wall_milliseconds"] for one in found["each"]]
+    between = f"from {min(each):.3f} to {max(each):.3f}"
+    yield f"{found['wall_milliseconds']:12.3f}  ms of the main thread's own work an optimizer step, {what} ({between})"
     yield f"{found['run_milliseconds']:12.3f}  ms a step of the run, {found['plain_milliseconds']:.3f} of a plain loop"
     yield f"{found['cpu_milliseconds']:12.3f}  ms of CPU time of the run's main thread, the plain loop's too"
 
@@ -238,7 +241,7 @@ def measure_parts(
     parts, found = options["parts"].split(","), {"suite": []}
     if "thread" in parts:
         cli.say(f"the main thread's work in {options['thread_steps']:,} steps")
-        found["thread"] = training_parts.measure_thread(options["thread_steps"])
+        found["thread"] = training_parts.measure_thread(options["thread_steps"], options["rounds"])
         keep(found)
     if READING.isdisjoint(parts):
         return found
@@ -302,7 +305,7 @@ def main(
         tokenizer_model: Folder of the tokenizer, one of train_tokenizer.py.
         output_file: JSON to append the run to, with every measurement; when not given, the table is all.
         parts: What to measure, with commas: speed, thread (the main thread's own work), loss (time to a loss).
-        rounds: Rounds in which ours and the baseline take turns; medians and ranges are over these.
+        rounds: Rounds in which ours and the baseline, or a run and a plain loop, take turns; medians are over these.
         steps: Optimizer steps of ours in a round; the baseline takes one.
         mean_tokens: Mean length of the samples whose speed is measured, in tokens.
         models: Models of speed, layers x width, with commas; the first is measured in bf16 too, where the CPU can.

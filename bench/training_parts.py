@@ -5,14 +5,15 @@ import os
 import tempfile
 import time
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 
 from bench import baseline_training, fits, runs, training_samples
-from bert_ja import cli
-from bert_ja.callbacks import ProgressBar
+from bert_ja import cli, monitoring
+from bert_ja.callbacks import EndTogether, ExpectedEnd, ModelCheckpoint, ProgressBar, Resumption
 from bert_ja.dataset import Batches, Columns, Step
 from bert_ja.pretraining import MEASURED, BertPretraining
 from bert_ja.tokenization import Vocabulary
@@ -170,40 +171,57 @@ def plain_seconds(model: Idle, steps: int) -> float:
 def timed_run(model: Idle, columns: Columns, vocabulary: Vocabulary, steps: int) -> fits.Clock:
     """The clock of so many optimizer steps of the idle model with everything that a run has, behind its warm-up.
 
-    A run: the data module's loader with a worker, Lightning with the bar of progress, TensorBoard, learning rates.
+    A run: the data module's loader with a worker, Lightning with the callbacks and loggers of trainer.py and of
+    configs/tiny.yaml.
     """
     clock, taken = fits.Clock(THREAD_WARM_UP), steps + THREAD_WARM_UP
     with tempfile.TemporaryDirectory(prefix="bert-ja-bench-") as folder, open(os.devnull, "w") as nowhere:
-        options = {"logger": pl.loggers.TensorBoardLogger(folder), "limit_train_batches": taken, "limit_val_batches": 0}
-        options |= {"max_epochs": 1, "enable_progress_bar": True}
-        callbacks = [clock, ProgressBar(), pl.callbacks.LearningRateMonitor()]
+        table = monitoring.MetricsFile(Path(folder) / "metrics.csv")
+        table.go_on(0)
+        options = {"logger": [pl.loggers.TensorBoardLogger(folder), table], "enable_progress_bar": True}
+        options |= {"limit_train_batches": taken, "limit_val_batches": 0, "max_epochs": 1}
+        options |= {"enable_checkpointing": True}
+        saved = pl.callbacks.LambdaCallback(on_train_batch_end=monitoring.save_logs)
+        measured = monitoring.Throughput(), monitoring.Health(9.0, lr=1e-4, warmup=10_000), saved
+        guards = Resumption(), EndTogether(), ExpectedEnd(taken), ModelCheckpoint(monitor="val_loss")
+        looks = pl.callbacks.LearningRateMonitor(), ProgressBar()
         with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            trainer = fits.new_trainer("cpu", "fp32", callbacks, **options)
+            trainer = fits.new_trainer("cpu", "fp32", [clock, *measured, *looks, *guards], **options)
             fits.make_ready(model, trainer)
             trainer.fit(model, datamodule=fits.SampleData(vocabulary, THREAD_SAMPLES, columns))
     return clock
 
 
-def measure_thread(steps: int) -> dict:
-    """Milliseconds that a run adds to an optimizer step of the idle model; before and behind it a plain loop's half."""
+def thread_round(model: Idle, columns: Columns, vocabulary: Vocabulary, steps: int) -> dict:
+    """Milliseconds a step of a run, of a plain loop before and behind it, and what the run takes more than the loop."""
+    plain = plain_seconds(model, steps // 2)
+    clock = timed_run(model, columns, vocabulary, steps)
+    plain += plain_seconds(model, steps - steps // 2)
+    found = {"run": clock.seconds, "plain": plain, "wall": clock.seconds - plain, "cpu": clock.thread_seconds}
+    milliseconds = {f"{name}_milliseconds": round(1000 * seconds / steps, 3) for name, seconds in found.items()}
+    return {"seconds": clock.seconds + plain} | milliseconds
+
+
+def measure_thread(steps: int, rounds: int) -> dict:
+    """Milliseconds that a run adds to an optimizer step of the idle model: medians over rounds, each with its own mean.
+
+    cpu_milliseconds are of the run's main thread, its optimizer's among them.
+    """
     vocabulary, rng = training_samples.made_up_vocabulary(PIECES), np.random.default_rng(fits.SEED)
     count = (steps + THREAD_WARM_UP) * THREAD_SAMPLES
     columns = training_samples.made_up(count, THREAD_TOKENS, 512, vocabulary, rng)
     model = fits.new_model(*IDLE, PIECES, Idle)
     plain_seconds(model, THREAD_WARM_UP)
-    plain = plain_seconds(model, steps // 2)
-    clock = timed_run(model, columns, vocabulary, steps)
-    plain += plain_seconds(model, steps - steps // 2)
-    wall, plain, cpu = (1000 * seconds / steps for seconds in (clock.seconds, plain, clock.thread_seconds))
+    measure = {"the main thread": partial(thread_round, model, columns, vocabulary, steps)}
+    (each,) = runs.in_turn(measure, rounds, warm_up=False).values()
+    each = [{name: value for name, value in found.items() if name != "seconds"} for found in each]
     return {
-        "steps": clock.steps,
+        "steps": steps,
         "samples_per_step": THREAD_SAMPLES,
         "tokens_per_sample": round(len(columns.ids) / len(columns), 2),
         "nap_milliseconds": round(1000 * NAP, 3),
-        "run_milliseconds": round(wall, 3),
-        "plain_milliseconds": round(plain, 3),
-        "wall_milliseconds": round(wall - plain, 3),
-        "cpu_milliseconds": round(cpu, 3),  # of the main thread in the run, its optimizer's among them
+        **runs.medians(each),
+        "each": each,
     }
 
 
