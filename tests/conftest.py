@@ -5,9 +5,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import scripts
 from texts import LETTERS, write_tokenizer
 from wiki import write_layouts
 
@@ -15,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SAMPLE = ROOT / "data" / "sample" / "jawiki-sample-pages-articles.xml"
 SHARED = ROOT.parent / "shared"
 VOCAB_SIZE = 3000
+TIMEOUT = 280  # seconds of a stage
 CONFIG = ROOT / "configs" / "tiny.yaml"
 SHORT_RUN = (
     *("--trainer.max_epochs", 2, "--trainer.check_val_every_n_epoch", 1, "--trainer.limit_train_batches", 20),
@@ -41,25 +44,50 @@ def stage(
     env: dict | None = None,
     prefix: list[str] = (),
 ):
-    """Run a script of the repository in `cwd`; `stdout` stands for `> FILE`."""
-    interpreter = "bash" if script.endswith(".sh") else sys.executable
-    command = [*prefix, interpreter, str(ROOT / script), *map(str, arguments)]
-    environment = {**os.environ, "PYTHON": sys.executable, **(env or {})}
-    with open(stdout, "wb") if stdout else open(os.devnull, "rb") as file:
-        result = subprocess.run(
-            command,
-            cwd=cwd,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=file if stdout else subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            timeout=280,
-        )
-    result.stderr = result.stderr.decode()
-    result.stdout = result.stdout.decode() if result.stdout else ""
+    """Run a script of the repository in `cwd`; `stdout` stands for `> FILE`, else it is a pipe.
+
+    With `env` or `prefix` the interpreter is a new one, as a user's is; without, see scripts.py.
+    """
+    path, arguments = ROOT / script, list(map(str, arguments))
+    with (
+        tempfile.TemporaryFile() as errors,
+        open(stdout or os.devnull, "wb") as file,
+        open(os.devnull, "rb") as nothing,
+    ):
+        if path.suffix == ".py" and env is None and not prefix:
+            code, output = forked(path, arguments, cwd, nothing, file if stdout else None, errors)
+        else:
+            interpreter = "bash" if path.suffix == ".sh" else sys.executable
+            done = subprocess.run(
+                [*prefix, interpreter, str(path), *arguments],
+                cwd=cwd,
+                env={**os.environ, "PYTHON": sys.executable, **(env or {})},
+                stdin=nothing,
+                stdout=file if stdout else subprocess.PIPE,
+                stderr=errors,
+                timeout=TIMEOUT,
+            )
+            code, output = done.returncode, done.stdout or b""
+        errors.seek(0)
+        result = subprocess.CompletedProcess([script, *arguments], code, output.decode(), errors.read().decode())
     if check:
         assert result.returncode == 0, f"{script} {arguments}: {result.stderr[-3000:]}"
     return result
+
+
+def forked(script: Path, arguments: list[str], cwd: Path, stdin, stdout, stderr) -> tuple[int, bytes]:
+    """(exit code, what it wrote into a pipe where `stdout` is None) of a script, see scripts.py."""
+    output, piped = os.pipe()
+    target = piped if stdout is None else stdout.fileno()
+    process = scripts.start(script, arguments, cwd, [stdin.fileno(), target, stderr.fileno()])
+    os.close(piped)
+    with open(output, "rb") as pipe:
+        content = pipe.read()
+    process.join(TIMEOUT)
+    if process.is_alive():
+        process.kill()
+        pytest.fail(f"{script.name} {arguments} ran for more than {TIMEOUT} s")
+    return process.exitcode, content
 
 
 def refusal(script: str, *arguments, cwd: Path, **options) -> str:
