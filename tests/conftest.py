@@ -1,5 +1,6 @@
 """The pipeline as fixtures, top to bottom: each is made once a session, by calling the stage as a user would."""
 
+import fcntl
 import os
 import shutil
 import signal
@@ -111,9 +112,16 @@ NO_NETWORK = _without_network()
 
 
 @pytest.fixture(scope="session")
-def network_log(tmp_path_factory) -> Path:
+def session(tmp_path_factory) -> Path:
+    """A folder that all processes of pytest-xdist share."""
+    base = tmp_path_factory.getbasetemp()
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def network_log(session) -> Path:
     """Where every attempt of the pipeline to reach another machine is written down."""
-    log = tmp_path_factory.mktemp("network") / "attempts"
+    log = session / "network-attempts"
     log.touch()
     return log
 
@@ -130,71 +138,80 @@ def offline_stage(network_log):
 
 
 @pytest.fixture(scope="session")
-def work(tmp_path_factory) -> Path:
+def work(session) -> Path:
     """The folder in which the whole pipeline runs with its default paths; tests read it and never change it."""
-    return tmp_path_factory.mktemp("pipeline")
+    folder = session / "pipeline"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")
-def texts(work, offline_stage) -> Path:
+def once(work, offline_stage):
+    """`offline_stage` in that folder, for what is not there yet, whichever process comes first."""
+
+    def run(made: str, script: str, *arguments, **options) -> Path:
+        stamp = work.parent / f"{work.name}-{made.replace('/', '-')}"
+        with open(work.parent / f"{work.name}-lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not stamp.exists():
+                offline_stage(script, *arguments, cwd=work, **options)
+                stamp.touch()
+        return work / made
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def texts(once) -> Path:
     """data/train.txt, valid.txt and test.txt of the sample dump."""
     parts = ("--valid_sentences", 150, "--test_sentences", 150)
     origin = ("--name", "bert-ja sample", "--license", "CC0-1.0", "--source", "written for bert-ja")
-    offline_stage("get_jawiki.sh", SAMPLE, *parts, *origin, cwd=work)
-    return work / "data"
+    return once("data", "get_jawiki.sh", SAMPLE, *parts, *origin)
 
 
 @pytest.fixture(scope="session")
-def tokenizer(work, texts, offline_stage) -> Path:
+def tokenizer(once, texts) -> Path:
     """output/spm and output/model; the latter is returned."""
-    offline_stage("train_tokenizer.py", "--train_file", "data/train.txt", "--vocab_size", VOCAB_SIZE, cwd=work)
-    return work / "output" / "model"
+    return once("output/model", "train_tokenizer.py", "--train_file", "data/train.txt", "--vocab_size", VOCAB_SIZE)
 
 
 @pytest.fixture(scope="session")
-def samples(work, tokenizer, offline_stage) -> Path:
+def samples(once, work, texts, tokenizer) -> Path:
     """data/train.jsonl, valid.jsonl and test.jsonl, made with the published commands."""
     for part, raw in (("train", "False"), ("valid", "True"), ("test", "True")):
-        offline_stage(
-            "prepare_train_data.py",
-            *("--filename", f"data/{part}.txt", "--buffer_size", 10000, "--tokenizer_model", "output/model"),
-            *("--max_seq_len", 512, "--seed", 1000, "--get_raw", raw),
-            cwd=work,
-            stdout=work / "data" / f"{part}.jsonl",
-        )
-    return work / "data"
+        options = ("--filename", f"data/{part}.txt", "--buffer_size", 10000, "--tokenizer_model", "output/model")
+        options += ("--max_seq_len", 512, "--seed", 1000, "--get_raw", raw)
+        name = f"data/{part}.jsonl"
+        once(name, "prepare_train_data.py", *options, stdout=work / name)
+    return texts
 
 
 @pytest.fixture(scope="session")
-def run(work, samples, offline_stage) -> Path:
+def run(once, samples) -> Path:
     """lightning_logs/version_0 of two short epochs with configs/tiny.yaml."""
-    offline_stage("trainer.py", "--config", CONFIG, *SHORT_RUN, cwd=work)
-    return work / "lightning_logs" / "version_0"
+    return once("lightning_logs/version_0", "trainer.py", "--config", CONFIG, *SHORT_RUN)
 
 
 @pytest.fixture(scope="session")
-def result(work, run, offline_stage) -> Path:
+def result(once, work, run) -> Path:
     """test_result.json of the run's best checkpoint."""
-    offline_stage("test.py", "--config", CONFIG, "--ckpt_path", "best", cwd=work, stdout=work / "test_result.json")
-    return work / "test_result.json"
+    name = "test_result.json"
+    return once(name, "test.py", "--config", CONFIG, "--ckpt_path", "best", stdout=work / name)
 
 
 @pytest.fixture(scope="session")
-def model(work, run, offline_stage) -> Path:
+def model(once, run) -> Path:
     """model/, exported and with its tokenizer verified."""
-    checkpoint = run / "checkpoints" / "last.ckpt"
-    offline_stage(
-        "export_model.py", "--ckpt_path", checkpoint, "--config", run / "config.yaml", "--output_dir", "model", cwd=work
-    )
-    offline_stage("convert_tokenizer.py", "--spm_model", "output/spm/sp.model", "--output_dir", "model", cwd=work)
-    return work / "model"
+    checkpoint, config = run / "checkpoints" / "last.ckpt", run / "config.yaml"
+    model = once("model", "export_model.py", "--ckpt_path", checkpoint, "--config", config, "--output_dir", "model")
+    once("model/tokenizer.json", "convert_tokenizer.py", "--spm_model", "output/spm/sp.model", "--output_dir", "model")
+    return model
 
 
 @pytest.fixture(scope="session")
-def release(work, model, result, offline_stage) -> Path:
+def release(once, model, result) -> Path:
     """release/bert-tiny-ja."""
-    offline_stage("release_model.py", "--name", "bert-tiny-ja", cwd=work)
-    return work / "release" / "bert-tiny-ja"
+    return once("release/bert-tiny-ja", "release_model.py", "--name", "bert-tiny-ja")
 
 
 @pytest.fixture(scope="session")

@@ -655,7 +655,7 @@ def test_new_texts_never_stand_beside_old_ones_or_their_records(tmp_path, monkey
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("size", [0, 1, 262_000, 1_048_576, 1_048_577, 3_000_000])
+@pytest.mark.parametrize("size", [0, 1, 262_000, 1_048_576, 1_048_577, pytest.param(3_000_000, marks=pytest.mark.full)])
 def test_packed_files_of_any_size_are_unpacked_whole(tmp_path, monkeypatch, size):
     """Sizes around those of blocks, of text that is packed well and of text that is not."""
     monkeypatch.setattr(documents, "BLOCK", 1 << 18)

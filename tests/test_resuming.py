@@ -156,8 +156,14 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("end", ENDS)
-@pytest.mark.parametrize("others", [(), ("--data.num_workers", 2)], ids=["as it was", "other workers"])
+AS_IT_WAS, OTHER_WORKERS = (), ("--data.num_workers", 2)
+
+
+@pytest.mark.parametrize(
+    "end, others",
+    [(end, OTHER_WORKERS) for end in ENDS]
+    + [pytest.param(end, AS_IT_WAS, marks=[pytest.mark.full] * (end != "in_a_validation")) for end in ENDS],
+)
 def test_after_a_kill_a_run_goes_on_as_if_nothing_had_been(place, here, end, others):
     assert train(here, "--config", "own.yaml", *OPTIONS, prepare=ENDS[end]) == -signal.SIGKILL
     run = here / "lightning_logs" / "version_0"
@@ -176,8 +182,17 @@ def test_after_a_kill_a_run_goes_on_as_if_nothing_had_been(place, here, end, oth
     assert all(torch.equal(ours["state_dict"][name], tensor) for name, tensor in whole["state_dict"].items())
 
 
-@pytest.mark.parametrize("number, code", [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("where", ["in_a_step", "in_a_validation", "in_the_validation_behind_an_epoch"])
+@pytest.mark.parametrize(
+    "where, number, code",
+    [
+        ("in_a_step", signal.SIGTERM, 143),
+        ("in_a_step", signal.SIGINT, 130),
+        ("in_a_validation", signal.SIGTERM, 143),
+        ("in_the_validation_behind_an_epoch", signal.SIGTERM, 143),
+        pytest.param("in_a_validation", signal.SIGINT, 130, marks=pytest.mark.full),
+        pytest.param("in_the_validation_behind_an_epoch", signal.SIGINT, 130, marks=pytest.mark.full),
+    ],
+)
 def test_a_signal_saves_the_step_under_way_and_the_run_goes_on_behind_it(place, here, capfd, where, number, code):
     def prepare() -> None:
         if where == "in_a_step":

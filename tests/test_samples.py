@@ -702,8 +702,10 @@ def test_samples_of_real_text_keep_every_rule(real, real_tokenizer, max_seq_len,
     check_masks(found, read(make(real, real_tokenizer, masked=True, **options)[0]))
 
 
-@pytest.mark.parametrize("objective", ["nsp", "sop"])
-@pytest.mark.parametrize(("max_seq_len", "buffer_size"), [(512, 2_000), (64, 4)])
+@pytest.mark.parametrize(
+    "max_seq_len, buffer_size, objective",
+    [pytest.param(512, 2_000, "nsp", marks=pytest.mark.full), (512, 2_000, "sop"), (64, 4, "nsp"), (64, 4, "sop")],
+)
 def test_segments_of_real_text_keep_every_rule(real, real_tokenizer, max_seq_len, buffer_size, objective):
     options = {"max_seq_len": max_seq_len, "buffer_size": buffer_size, "objective": objective, "unit": "segment"}
     found = read(make(real, real_tokenizer, short_seq_prob=0.0, **options)[0])
