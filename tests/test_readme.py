@@ -273,7 +273,11 @@ def training_lines(runs: list[dict]) -> list[str]:
     if newest(runs, "speed"):
         lines += speed_lines(runs)
     if run := newest(runs, "thread"):
-        lines.append(f"the main thread's own work takes {run['thread']['wall_milliseconds']:.2f} ms an optimizer step")
+        own, machine = run["thread"]["wall_milliseconds"], run["machine"]
+        lines.append(
+            f"the main thread's own work takes {own:.2f} ms an optimizer step of {run['thread']['samples_per_step']} "
+            f"samples ({machine['cores']} cores of an {machine['cpu']})"
+        )
     if (run := newest(runs, "loss")) and run["loss"]["reached"]:
         measured = run["loss"]
         lines.append(
