@@ -46,7 +46,7 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
     (Validation counts batches from the beginning of an epoch, so that the two meet exactly in the first one only.)
     """
 
-    _last_candidate = 0  # the step of the newest one, whether it was among the best or not; over all parts of a run
+    _last_candidate: int | None = None  # the newest one's step, whether it was among the best or not; of all parts
 
     def require_possible(self, monitored: tuple[str, ...], steps: float) -> None:
         """Refuse a monitor that is not among what is measured, and an interval longer than a run of so many steps."""
@@ -76,7 +76,12 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
         }
         super().load_state_dict(state_dict | moved | {"dirpath": self.dirpath, "best_k_models": best})
         self._enable_version_counter = False  # or a second last.ckpt would stand beside the first
-        self._last_candidate = state_dict.get("last_candidate", 0)  # that of a checkpoint of Lightning's own is unknown
+        self._last_candidate = state_dict.get("last_candidate")
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        super().on_train_start(trainer, pl_module)
+        if self._last_candidate is None:  # of a run that begins, or that goes on with other options of this callback
+            self._last_candidate = trainer.global_step
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         if self.monitor is None or self._every_n_train_steps < 1:
@@ -85,8 +90,8 @@ class ModelCheckpoint(pl.callbacks.ModelCheckpoint):
     def on_validation_end(self, trainer, pl_module) -> None:
         if self.monitor is None or self._every_n_train_steps < 1:
             super().on_validation_end(trainer, pl_module)
-        elif self._multiples(trainer.global_step) > self._multiples(self._last_candidate) and (
-            not self._should_skip_saving_checkpoint(trainer)
+        elif not self._should_skip_saving_checkpoint(trainer) and (
+            self._multiples(trainer.global_step) > self._multiples(self._last_candidate)
         ):
             self._last_candidate = trainer.global_step
             candidates = self._monitor_candidates(trainer)
@@ -135,6 +140,18 @@ class Resumption(pl.Callback):
     def on_validation_end(self, trainer, pl_module) -> None:
         if self._behind_last:
             trainer.fit_loop.epoch_loop.max_steps, self._behind_last = self._steps, False
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        """Refuse to train on where Lightning finds no validation to be done; at the end of a run too."""
+        if self._behind_last:
+            raise StageError(
+                f"the run has its {trainer.global_step:,} optimizer steps already, and these options leave out the "
+                "validation behind them that was ended: give val_every_n_steps, trainer.val_check_interval, "
+                "trainer.limit_val_batches and trainer.max_time as they were"
+            )
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        self.on_train_batch_start(trainer, pl_module, None, 0)
 
     def on_exception(self, trainer, pl_module, exception: BaseException) -> None:
         if isinstance(exception, SIGTERMException) and trainer.checkpoint_callback and trainer.global_step:

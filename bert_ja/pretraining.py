@@ -364,9 +364,10 @@ class BertPretraining(pl.LightningModule):
             logged["train_loss"] = mlm_loss + logged["train_nsp_loss"]
         values = torch.stack([each.float() for each in logged.values()]).cpu()
         logged = dict(zip(logged, values, strict=True))
+        logged["nonfinite_steps"] = torch.tensor(float(self.nonfinite.counts()[2]))
         self.trainer.callback_metrics.update(logged)
-        counted = {"nonfinite_steps": self.nonfinite.counts()[2], "epoch": self.trainer.current_epoch}
-        monitoring.log(self.trainer, {name: value.item() for name, value in logged.items()} | counted)
+        numbers = {name: value.item() for name, value in logged.items()}
+        monitoring.log(self.trainer, numbers | {"epoch": self.trainer.current_epoch})
         self.require_finite()
 
     def require_finite(self) -> None:

@@ -167,7 +167,7 @@ def go_on(
     data.go_on(checkpoint.content["consumed_samples"])
     due = checkpoint.content["validation_due"]
     epoch, done = data.place(due)
-    if not due and (checkpoint.steps >= trainer.max_steps >= 0 or epoch >= (trainer.max_epochs or -1) >= 0):
+    if (checkpoint.steps >= trainer.max_steps >= 0 and not due) or epoch >= (trainer.max_epochs or -1) >= 0:
         raise StageError(
             f"{checkpoint.run} has its {checkpoint.steps:,} optimizer steps already: raise trainer.max_steps or "
             "trainer.max_epochs to go on"

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -82,12 +83,16 @@ def forked(script: Path, arguments: list[str], cwd: Path, stdin, stdout, stderr)
     target = piped if stdout is None else stdout.fileno()
     process = scripts.start(script, arguments, cwd, [stdin.fileno(), target, stderr.fileno()])
     os.close(piped)
-    with open(output, "rb") as pipe:
-        content = pipe.read()
-    process.join(TIMEOUT)
-    if process.is_alive():
-        process.kill()
-        pytest.fail(f"{script.name} {arguments} ran for more than {TIMEOUT} s")
+    limit = threading.Timer(TIMEOUT, process.kill)
+    limit.start()
+    try:
+        with open(output, "rb") as pipe:
+            content = pipe.read()
+        process.join()
+    finally:
+        limit.cancel()
+        if process.is_alive():  # the test was ended
+            process.kill()
     return process.exitcode, content
 
 
@@ -150,12 +155,17 @@ def once(work, offline_stage):
     """`offline_stage` in that folder, for what is not there yet, whichever process comes first."""
 
     def run(made: str, script: str, *arguments, **options) -> Path:
-        stamp = work.parent / f"{work.name}-{made.replace('/', '-')}"
-        with open(work.parent / f"{work.name}-lock", "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not stamp.exists():
+        with open(work.parent / f"{work.name}-{made.replace('/', '-')}", "a+") as state:
+            fcntl.flock(state, fcntl.LOCK_EX)
+            state.seek(0)
+            said = state.read()
+            if said == "begun":
+                pytest.fail(f"{script}, which makes {made}, failed in another test")
+            if not said:
+                state.write("begun")
+                state.flush()
                 offline_stage(script, *arguments, cwd=work, **options)
-                stamp.touch()
+                state.write(" and made")
         return work / made
 
     return run

@@ -11,7 +11,7 @@ import runpy
 import sys
 from pathlib import Path
 
-LIBRARIES = ["bert_ja.cli", "pytorch_lightning.cli", "transformers.models.bert.modeling_bert", "tensorboard.compat"]
+LIBRARIES = ["pytorch_lightning.cli", "transformers.models.bert.modeling_bert", "tensorboard.compat"]
 LIBRARIES += ["torch.utils.tensorboard", "sentencepiece", "fire", "orjson", "huggingface_hub"]
 
 context = multiprocessing.get_context("forkserver")

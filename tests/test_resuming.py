@@ -217,13 +217,13 @@ def test_a_signal_saves_the_step_under_way_and_the_run_goes_on_behind_it(place, 
         shutil.rmtree(place / "whole")
 
 
-@pytest.mark.parametrize("steps", [("--trainer.max_steps", 10), ("--trainer.max_epochs", 1)], ids=["steps", "epochs"])
-def test_the_validation_behind_the_last_step_is_done_when_the_run_goes_on(here, capfd, steps):
+@pytest.mark.parametrize("end", [("--trainer.max_steps", 10), ("--trainer.max_epochs", 1)], ids=["steps", "epochs"])
+def test_the_validation_behind_the_last_step_is_done_when_the_run_goes_on(here, capfd, end):
     """A signal in the second of two validations; its step is among the best checkpoints then, as without the signal."""
     config = yaml.safe_load((here / "own-steps.yaml").read_text())
     config["trainer"]["callbacks"][0]["init_args"]["every_n_train_steps"] = 5
     (here / "saved.yaml").write_text(yaml.safe_dump(config))
-    options = ("--config", "saved.yaml", *COMMON, *steps, "--trainer.limit_train_batches", 20)
+    options = ("--config", "saved.yaml", *COMMON, *end, "--trainer.limit_train_batches", 20)
     options += ("--val_every_n_steps", 5, "--model.lr_schedule", "linear")
     assert train(here, *options, "--trainer.default_root_dir", "whole") == 0
     prepare = {"prepare": lambda: end_at(BertPretraining, "validation_step", 2 + 2 + 1, signal.SIGTERM)}
@@ -239,6 +239,20 @@ def test_the_validation_behind_the_last_step_is_done_when_the_run_goes_on(here, 
     assert table(run) == table(whole)
     assert steps_of(run) == steps_of(whole) == [5, 10, 10]
     assert "optimizer steps already" in refused("--resume")
+
+
+@pytest.mark.parametrize("others", [("--val_every_n_steps", 4), ("--trainer.max_time", "00:00:00:00")])
+def test_options_that_leave_out_the_validation_behind_the_last_step_are_refused(place, here, capfd, others):
+    """And no step is taken beyond the last one."""
+    options = ("--config", "own-steps.yaml", *COMMON, "--trainer.max_steps", 6, "--val_every_n_steps", 6)
+    end = {"prepare": lambda: end_at(BertPretraining, "validation_step", 2 + 1, signal.SIGTERM)}
+    assert train(here, *options, **end) == 143
+    before = {path: path.stat().st_mtime_ns for path in here.rglob("*.ckpt")}
+    assert train(here, "--resume", *others) == 2
+    assert "the run has its 6 optimizer steps already, and these options leave out the" in capfd.readouterr().err
+    assert {path: path.stat().st_mtime_ns for path in here.rglob("*.ckpt")} == before
+    assert train(here, "--resume") == 0
+    assert sorted(curves(here / "lightning_logs" / "version_0")["val_loss"]) == [5]
 
 
 def fill_the_disk_at(call: int) -> None:

@@ -68,12 +68,13 @@ def test_the_checkpoint_monitors_the_loss_of_its_own_step(run):
 
 def test_two_runs_give_the_same_weights_whatever_the_workers(work, samples, tmp_path):
     weights = []
-    for workers in (0, 2):
+    for workers, env in ((0, None), (2, {})):  # and a new interpreter, whose sets have another order
         folder = tmp_path / str(workers)
         stage(
             *("trainer.py", "--config", CONFIG, *FEW_STEPS, "--data.num_workers", workers),
             *("--trainer.default_root_dir", folder, "--trainer.limit_val_batches", 1),
             cwd=work,
+            env=env,
         )
         path = folder / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
         weights.append(training.load_checkpoint(path)["state_dict"])

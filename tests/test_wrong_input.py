@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import CONFIG, SAMPLE, refusal
+from conftest import CONFIG, SAMPLE, refusal, stage
 
 TEXT = "最初の文である。\n次の文である。\n\n"
 
@@ -105,3 +105,11 @@ def test_wrong_input_gets_one_sentence_and_leaves_nothing(row, work, samples, tm
 
 def test_the_table_is_long_enough():
     assert len(TABLE) >= 25
+
+
+@pytest.mark.parametrize("script", ["prepare_train_data.py", "trainer.py", "release_model.py"])
+def test_a_new_interpreter_says_nothing_beside_its_sentence(tmp_path, script):
+    """Neither its libraries, when they are imported, nor what runs when it ends."""
+    refused = stage(script, "--nonsense", "1", cwd=tmp_path, check=False, env={})
+    assert refused.returncode == 2
+    assert len(refused.stderr.splitlines()) == 1, refused.stderr
