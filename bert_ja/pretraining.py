@@ -292,7 +292,7 @@ class BertPretraining(pl.LightningModule):
                 measures, predicted = self.training_measures(batch), max(1, batch["step_predicted"])  # which may be 0
                 loss = torch.add(measures["mlm_loss"], measures["nsp_loss"], alpha=predicted / batch["step_samples"])
                 # Where the loss is not finite, no gradient is: their norm tells all ranks alike to skip the step.
-                nothing = loss.detach() * 0
+                nothing = loss.detach() * 0  # or nan
                 self.manual_backward(loss, gradient=nothing + ranks / predicted)  # DDP divides by the ranks
             if logs:
                 sums += torch.stack([each.detach().double() for each in measures.values()])
