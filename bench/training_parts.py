@@ -172,7 +172,7 @@ def timed_run(model: Idle, columns: Columns, vocabulary: Vocabulary, steps: int)
     """The clock of so many optimizer steps of the idle model with everything that a run has, behind its warm-up.
 
     A run: the data module's loader with a worker, Lightning with the callbacks and loggers of trainer.py and of
-    configs/tiny.yaml.
+    configs/tiny.yaml, but for those that are idle between a start and a validation (Examples, MemoryTrial).
     """
     clock, taken = fits.Clock(THREAD_WARM_UP), steps + THREAD_WARM_UP
     with tempfile.TemporaryDirectory(prefix="bert-ja-bench-") as folder, open(os.devnull, "w") as nowhere:

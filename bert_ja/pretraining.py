@@ -56,10 +56,10 @@ def _sizes_of(batch: dict) -> tuple[int, ...]:
 class NonfiniteSteps:
     """Counts optimizer steps that were not finite: those in a row up to now, the most in a row, all.
 
-    What the device has found is fetched only when somebody looks, and after LOOK_EVERY steps.
+    What the device has found is fetched only when somebody looks, which has to be done when `due`.
     """
 
-    LOOK_EVERY = 1000
+    LOOK_EVERY = 1000  # steps at most, in a run that never logs
 
     def __init__(self):
         self._finite: list[torch.Tensor] = []  # of each step since the last look, 0-d, on the device
@@ -68,8 +68,11 @@ class NonfiniteSteps:
     def add(self, finite: torch.Tensor) -> None:
         """A step behind the last one: whether it was finite, 0-d."""
         self._finite.append(finite)
-        if len(self._finite) == self.LOOK_EVERY:
-            self.counts()
+
+    @property
+    def due(self) -> bool:
+        """Whether LOOK_EVERY steps have not been looked at."""
+        return len(self._finite) >= self.LOOK_EVERY
 
     def counts(self) -> tuple[int, int, int]:
         """(in a row up to now, the most in a row, all); waits for the device."""
@@ -302,6 +305,8 @@ class BertPretraining(pl.LightningModule):
         if logs:
             sizes = [sum(each) for each in zip(*map(_sizes_of, batches), strict=True)]
             self._log_step(torch.cat([sums, sums.new_tensor(sizes)]), norm, paired="next_sentence_labels" in batch)
+        elif self.nonfinite.due:
+            self.require_finite()
 
     def _seed(self, seed: int) -> None:
         """Seed the generator that dropout draws from; torch.manual_seed looks for every kind of device, for 0.5 ms."""

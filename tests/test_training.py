@@ -20,7 +20,7 @@ from bert_ja import callbacks, files, memory, monitoring, tokenization, training
 from bert_ja.callbacks import WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
-from bert_ja.pretraining import BertPretraining
+from bert_ja.pretraining import BertPretraining, NonfiniteSteps
 
 PUBLISHED = {
     "seed_everything": 1000,
@@ -840,6 +840,15 @@ def test_training_ends_after_too_many_steps_in_a_row_that_were_not_finite(fit):
     with pytest.raises(StageError, match="of 3 optimizer steps in a row was not finite .each was skipped.: lower "):
         fit(model, limit_train_batches=20, log_every_n_steps=2)
     assert model.global_step == 8
+    assert float(model.trainer.callback_metrics["nonfinite_steps"]) == 5
+
+
+def test_a_run_that_never_logs_ends_after_such_steps_too(fit, monkeypatch):
+    monkeypatch.setattr(NonfiniteSteps, "LOOK_EVERY", 5)
+    model = with_bad_steps(small_model(3000, max_nonfinite_steps=3), {1, 2, 6, 7, 8})
+    with pytest.raises(StageError, match="of 3 optimizer steps in a row was not finite"):
+        fit(model, limit_train_batches=20, log_every_n_steps=0)
+    assert model.global_step == 10
 
 
 class Synchronisations(torch.utils._python_dispatch.TorchDispatchMode):
