@@ -1,4 +1,5 @@
 # make quickstart | test | test-full | lint | bench: each sets up .venv by itself; make .venv does only that.
+# make .venv-NAME sets up an environment of its own from requirements-NAME.txt, for what cannot live in .venv.
 #   PYTHON    the interpreter to start from; one that already has a fitting torch (a CUDA image) keeps it
 #   PIP_ARGS  arguments for pip, e.g. --no-index --find-links wheels on a machine without internet
 #   BENCH     the benchmark: extract; samples or training, which need texts in ARGS
@@ -49,4 +50,13 @@ bench: .venv
 	    > "$$($(BIN)/python -c 'import site; print(site.getsitepackages()[0])')/base.pth"; \
 	fi
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r .venv/requirements.txt
+	touch $@
+
+.PHONY: .venv-compat .venv-tensorflow
+.venv-compat .venv-tensorflow: .venv-%: .venv-%/ready
+
+.venv-%/ready: requirements-%.txt
+	rm -rf .venv-$*
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r requirements-$*.txt
 	touch $@
