@@ -3,7 +3,7 @@
 FROM nvidia/cuda:13.0.1-runtime-ubuntu24.04
 
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends python3 python3-pip python3-venv make git \
+    && apt-get install -y --no-install-recommends python3 python3-dev python3-pip python3-venv gcc make git \
     && rm -rf /var/lib/apt/lists/*
 
 # Its own environment, first on the PATH, so that `python3 trainer.py` is the one with everything in it.

@@ -45,7 +45,7 @@ def prepare(command, before) -> tuple:
 
     Returns its plan, the unigram entropy of its training tokens, and the line of its attention. Raises StageError.
     """
-    from bert_ja import continuing, monitoring, resuming, training
+    from bert_ja import continuing, devices, monitoring, resuming, training
     from bert_ja.dataset import unigram_entropy
     from bert_ja.plan import make_plan, require_possible
 
@@ -64,6 +64,8 @@ def prepare(command, before) -> tuple:
         training.quiet_loading()
         private = data.is_private(folder)
         continued = continuing.begin(model.model, folder, data.tokenizer_model, data.vocabulary, private)
+    if model.hparams.compile:
+        devices.require_compiler(trainer.strategy.root_device.type == "cuda")
     columns = data.columns("train", positions)
     data.trainer = trainer  # as Lightning sets it, later
     plan = make_plan(trainer, data, model, training.kept_checkpoints(trainer))

@@ -35,22 +35,26 @@ class Variant(NamedTuple):
     parts: int = 1
     dropout: float = 0.1  # of the attention weights; that of the layers is 0.1 always
     compile: bool = False
+    graphs: bool = True  # kernels replayed from CUDA graphs, where our packed step can
     backend: str = "auto"
 
 
 # The most important ones first, as time may end. 32 samples of 512 tokens are as many tokens as 256 of 60.
 VARIANTS = (
     Variant(dropout=0.1),
+    Variant(dropout=0.1, compile=True),
+    Variant(dropout=0.1, graphs=False),
+    Variant("published", parts=32),
+    Variant("loader", compile=True),
     Variant(dropout=0.0),
     Variant("loader"),
-    Variant("published", parts=32),
     Variant("padded", parts=8),
-    Variant("padded", parts=8, dropout=0.0),
-    Variant(dropout=0.1, compile=True),
+    Variant(dropout=0.0, graphs=False),
     Variant(dropout=0.0, compile=True),
     Variant(length=LONG, step=32, dropout=0.1),
     Variant(length=LONG, step=32, dropout=0.0),
     Variant("padded", length=LONG, step=32, dropout=0.1),
+    Variant("padded", parts=8, dropout=0.0),
     Variant(parts=2, dropout=0.0),
     Variant(parts=8, dropout=0.0),
     Variant(parts=32, dropout=0.0),
@@ -58,6 +62,7 @@ VARIANTS = (
     Variant(step=1024, dropout=0.0),
     Variant(step=512, dropout=0.1),
     Variant(length=LONG, step=64, dropout=0.0),
+    Variant(dropout=0.1, compile=True, graphs=False),
     Variant(dropout=0.1, backend="rows"),
     Variant(length=LONG, step=32, dropout=0.0, compile=True),
     Variant("padded", parts=8, compile=True),
@@ -98,7 +103,7 @@ def scaled(variant: Variant, setting: Setting) -> Variant:
 
 def new_model(variant: Variant, setting: Setting) -> BertPretraining:
     options = {"attention_probs_dropout_prob": variant.dropout, "packed": variant.kind in ("packed", "loader")}
-    options |= {"attention_backend": variant.backend} | ({"compile": True} if variant.compile else {})
+    options |= {"attention_backend": variant.backend, "compile": variant.compile, "cuda_graphs": variant.graphs}
     return fits.new_model(setting.sizes.layers, setting.sizes.width, setting.sizes.pieces, **options)
 
 
@@ -229,9 +234,14 @@ def run(setting: Setting, product: float, seconds: float) -> Iterator[dict]:
         yield row
 
 
+def replayed(row: dict) -> bool:
+    """Whether nothing is to be said: of a packed step whose kernels are not replayed from graphs it is."""
+    return row["kind"] not in ("packed", "loader") or row.get("graphs", False)
+
+
 def line(row: dict) -> str:
     """A row to read."""
-    compiled = ", compiled" if row["compile"] else ""
+    compiled = (", compiled" if row["compile"] else "") + ("" if replayed(row) else ", launched one by one")
     cut = f"{row['step']} in {row['parts']}" if row["parts"] > 1 else f"{row['step']}"
     name = f"{row['kind']}, {row['length']} tokens, {cut} samples, dropout {row['dropout']}{compiled}"
     if "skipped" in row:

@@ -1,14 +1,12 @@
 """Attention over packed samples, registered with transformers: every token attends to its own sample only.
 
 A packed batch is one row (1, tokens) of samples end to end. Restarting the positions alone would isolate nothing in a
-bidirectional model; the attention itself is bounded, in one of three ways:
+bidirectional model; the attention itself is bounded, in one of two ways:
 
-    varlen   FlashAttention for samples of any length, torch.nn.attention.varlen; no dropout
-    nested   the same kernels behind nested jagged tensors, which apply dropout
+    varlen   FlashAttention for samples of any length, in fp16 or bf16 on an Ampere card or newer
     rows     scaled_dot_product_attention on a few rows with several samples each and a mask: any device, any precision
 """
 
-import functools
 from dataclasses import dataclass
 
 import torch
@@ -106,40 +104,18 @@ def varlen(
     longest: int,
     **_,
 ) -> tuple[torch.Tensor, None]:
-    """The same by FlashAttention, in fp16 or bf16: `cu_seqlens` int32 (samples + 1,), `longest` tokens of a sample.
+    """The same by FlashAttention: `cu_seqlens` int32 (samples + 1,), `longest` tokens of a sample at most.
 
-    Its scale is head_dim ** -0.5, as BERT's; only its first seven arguments are the same in every version of torch.
+    The operator behind torch.nn.attention.varlen, called by itself: the public function has no dropout and takes half
+    as long again to launch; nested tensors, which have dropout, took five times as long (bench/results/training.json).
     """
-    from torch.nn.attention.varlen import varlen_attn
-
     states = _tokens_first(query, key, value)
-    return varlen_attn(*states, cu_seqlens, cu_seqlens, longest, longest).unsqueeze(0), None
+    lengths = cu_seqlens, cu_seqlens, longest, longest
+    output = torch.ops.aten._flash_attention_forward(*states, *lengths, dropout, False, False, scale=scaling)[0]
+    return output.unsqueeze(0), None
 
 
-@torch.compiler.disable
-def nested(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    *,
-    cu_seqlens: torch.Tensor,
-    longest: int,
-    **_,
-) -> tuple[torch.Tensor, None]:
-    """The same with dropout of the attention weights; arguments as of `varlen`."""
-    jagged = functools.partial(
-        torch.nested.nested_tensor_from_jagged, offsets=cu_seqlens, min_seqlen=1, max_seqlen=longest
-    )  # lengths that are given need not be fetched from the device
-    states = (jagged(each.contiguous()).transpose(1, 2) for each in _tokens_first(query, key, value))
-    output = scaled_dot_product_attention(*states, dropout_p=dropout, scale=scaling)
-    return output.transpose(1, 2).values().unsqueeze(0), None
-
-
-BACKENDS = {"varlen": varlen, "nested": nested, "rows": rows}
+BACKENDS = {"varlen": varlen, "rows": rows}
 for _name, _function in BACKENDS.items():
     AttentionInterface.register(PREFIX + _name, _function)
 
@@ -176,10 +152,9 @@ def choose(device: torch.device, dtype: torch.dtype, heads: int, head_dim: int, 
     capability = torch.cuda.get_device_capability(device)
     if capability < FLASH_CAPABILITY:
         return "rows", f"FlashAttention needs compute capability 8.0, this card has {'.'.join(map(str, capability))}"
-    backend = "nested" if dropout else "varlen"
     try:
-        trial(backend, heads, head_dim, device, dtype, dropout)
-    except (RuntimeError, ImportError, TypeError, NotImplementedError) as error:
+        trial("varlen", heads, head_dim, device, dtype, dropout)
+    except (RuntimeError, AttributeError, TypeError, NotImplementedError) as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        return "rows", f"{backend} was tried and failed: {reason[0][:200]}"
-    return backend, "FlashAttention with dropout" if dropout else "FlashAttention, no dropout of attention weights"
+        return "rows", f"varlen was tried and failed: {reason[0][:200]}"
+    return "varlen", "FlashAttention with dropout" if dropout else "FlashAttention, no dropout of attention weights"

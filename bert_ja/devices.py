@@ -9,8 +9,10 @@ import os
 import platform
 import re
 import shlex
+import shutil
 import subprocess
 import sys
+import sysconfig
 import warnings
 from pathlib import Path
 
@@ -347,3 +349,21 @@ def require_device(accelerator, devices, precision, root: Path = Path("/")) -> N
     say(describe(facts, used))
     if warning := precision_warning(facts, used, precision):
         say(f"warning: {warning}")
+
+
+# Compilation
+
+
+def require_compiler(on_gpu: bool) -> None:
+    """Refuse model.compile on a machine without the compiler that torch calls, C for a GPU and C++ for a CPU."""
+    variable, *names = ("CC", "gcc", "clang", "cc") if on_gpu else ("CXX", "g++", "clang++", "c++")
+    named = os.environ.get(variable)
+    headers = Path(sysconfig.get_path("include"), "Python.h")
+    found = any(map(shutil.which, [named] if named else names))
+    if not found or not headers.is_file():
+        what = f"no {'C' if on_gpu else 'C++'} compiler" if not found else f"no {headers}"
+        package = ("gcc" if on_gpu else "g++") if not found else "python3-dev"
+        raise StageError(
+            f"model.compile is true, and this machine has {what}: install it (apt-get install {package}), or set "
+            "model.compile: false"
+        )

@@ -25,6 +25,7 @@ from transformers import (
 from bert_ja import attention, continuing, draws, monitoring
 from bert_ja.cli import StageError
 from bert_ja.dataset import Step
+from bert_ja.graphs import Graphs
 from bert_ja.samples import NOT_MASKED
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
@@ -104,8 +105,10 @@ class BertPretraining(pl.LightningModule):
         weight_decay: Weight decay of adamw.
         max_nonfinite_steps: Optimizer steps in a row whose loss or gradient is not finite, after which training stops;
             each of them is skipped and counted.
-        attention_backend: "varlen", "nested" or "rows" instead of the best one for the device.
+        attention_backend: "varlen" or "rows" instead of the best one for the device.
         compile: True compiles the training step, once for all shapes; the first steps take minutes.
+        cuda_graphs: On one GPU with attention "varlen", replay the kernels of a micro-batch from a CUDA graph; False
+            launches each by itself.
         packed: False pads every sample to max_position_embeddings and puts all positions through the vocabulary-sized
             head, as the published run did; for comparison.
         type_vocab_size: Token types of a sample: 2 for pairs, 1 or more for samples of --objective none.
@@ -137,6 +140,7 @@ class BertPretraining(pl.LightningModule):
         max_nonfinite_steps: int = 20,
         attention_backend: str = AUTO,
         compile: bool = False,
+        cuda_graphs: bool = True,
         packed: bool = True,
         type_vocab_size: int = 2,
         hidden_act: str = "gelu",
@@ -157,6 +161,7 @@ class BertPretraining(pl.LightningModule):
         self.backend = "rows"  # of attention; see `choose_attention`
         # Tokens, samples and predicted positions differ from batch to batch: dynamic shapes, or each would be compiled.
         self._compiled = torch.compile(self.measures, dynamic=True) if compile else self.measures
+        self._graphs: Graphs | None = None  # of a run; see `_use_graphs`
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
         self.model = BertForPreTraining(
             BertConfig(
@@ -206,11 +211,6 @@ class BertPretraining(pl.LightningModule):
         self.backend, reason = attention.choose(device, dtype, heads, options.hidden_size // heads, dropout)
         if options.attention_backend != AUTO:
             self.backend, reason = options.attention_backend, "as model.attention_backend says"
-            if self.backend == "varlen" and dropout:
-                raise StageError(
-                    "model.attention_backend varlen has no dropout: set model.attention_probs_dropout_prob: 0, or take "
-                    "nested or rows"
-                )
         self.model.set_attn_implementation(attention.PREFIX + self.backend)
         return f"attention: {self.backend}, {reason}"
 
@@ -226,10 +226,11 @@ class BertPretraining(pl.LightningModule):
             position_ids=batch["position_ids"].unsqueeze(0),
             **(batch.get("attention") or attention.prepare(self.backend, batch)),
         ).last_hidden_state[0]  # (tokens, hidden)
-        mlm_logits = heads.predictions(hidden[batch["mlm_positions"]])
+        mlm_logits = heads.predictions(hidden.index_select(0, batch["mlm_positions"]))
         if "next_sentence_labels" not in batch:
             return mlm_logits, None
-        first_tokens = hidden[batch["cu_seqlens"][:-1]]  # (samples, hidden): each sample's [CLS]
+        places = batch["first_tokens"] if "first_tokens" in batch else batch["cu_seqlens"][:-1]
+        first_tokens = hidden.index_select(0, places)  # (samples, hidden): each sample's [CLS]
         return mlm_logits, heads.seq_relationship(bert.pooler(first_tokens.unsqueeze(1)))
 
     def padded_forward(self, batch: dict) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
@@ -292,11 +293,9 @@ class BertPretraining(pl.LightningModule):
         sums = torch.zeros(len(MEASURED), dtype=torch.float64, device=self.device) if logs else None
         for number, batch in enumerate(batches, start=1):
             with contextlib.nullcontext() if number == len(batches) else self._no_sync():
-                measures, predicted = self.training_measures(batch), max(1, batch["step_predicted"])  # which may be 0
-                loss = torch.add(measures["mlm_loss"], measures["nsp_loss"], alpha=predicted / batch["step_samples"])
-                # Where the loss is not finite, no gradient is: their norm tells all ranks alike to skip the step.
-                nothing = loss.detach() * 0  # or nan
-                self.manual_backward(loss, gradient=nothing + ranks / predicted)  # DDP divides by the ranks
+                predicted = max(1, batch["step_predicted"])  # which may be 0
+                weights = predicted / batch["step_samples"], ranks / predicted  # DDP divides by the ranks
+                measures = self._replayed(batch, *weights) or self._launched(batch, *weights)
             if logs:
                 sums += torch.stack([each.detach().double() for each in measures.values()])
         norm = self._update()
@@ -307,6 +306,32 @@ class BertPretraining(pl.LightningModule):
             self._log_step(torch.cat([sums, sums.new_tensor(sizes)]), norm, paired="next_sentence_labels" in batch)
         elif self.nonfinite.due:
             self.require_finite()
+
+    def _launched(self, batch: dict, nsp: float, gradient: float) -> dict[str, torch.Tensor]:
+        """The measures of a micro-batch, after the backward of `gradient` x (mlm_loss + `nsp` x nsp_loss)."""
+        measures = self.training_measures(batch)
+        loss = torch.add(measures["mlm_loss"], measures["nsp_loss"], alpha=nsp)
+        # Where the loss is not finite, no gradient is: their norm tells all ranks alike to skip the step.
+        nothing = loss.detach() * 0  # or nan
+        self.manual_backward(loss, gradient=nothing + gradient)
+        return measures
+
+    def _replayed(self, batch: dict, nsp: float, gradient: float) -> dict[str, torch.Tensor] | None:
+        """The same from a graph; None, and nothing done, without graphs."""
+        if self._graphs is None:
+            return None
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scaled = gradient if scaler is None else scaler.scale(torch.full((), gradient, device=self.device))
+        return self._graphs.run(batch, nsp, scaled)
+
+    def on_train_start(self) -> None:
+        """Make room for graphs where they can be used: DDP's exchange of gradients hangs on each single backward."""
+        alone, packed = self.trainer.world_size == 1, self.hparams.packed
+        if self.hparams.cuda_graphs and self.device.type == "cuda" and alone and packed and self.backend == "varlen":
+            self._graphs = Graphs(self.training_measures, list(self.parameters()))
+
+    def on_train_end(self) -> None:
+        self._graphs = None
 
     def _seed(self, seed: int) -> None:
         """Seed the generator that dropout draws from; torch.manual_seed looks for every kind of device, for 0.5 ms."""
@@ -343,8 +368,11 @@ class BertPretraining(pl.LightningModule):
         for name in ("grad_scale", "found_inf"):
             if hasattr(inner, name):
                 delattr(inner, name)
-        for each in parameters:
-            each.grad = None
+        if self._graphs is None:
+            for each in parameters:
+                each.grad = None
+        else:
+            self._graphs.zero()
         self.nonfinite.add(finite)
         return norm
 

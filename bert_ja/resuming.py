@@ -23,7 +23,7 @@ from bert_ja.cli import StageError, rank, say
 OPTION = "--resume"
 ABANDONED = "abandoned"  # folder beside the checkpoints that a run no longer goes on from
 # Options of the model that change neither what is learned nor from what.
-FREE = {"attention_backend", "packed", "compile", "max_nonfinite_steps"}
+FREE = {"attention_backend", "packed", "compile", "cuda_graphs", "max_nonfinite_steps"}
 # What a checkpoint says of a run -> what the option is called.
 SETTINGS = {
     "samples_per_step": "data.batch_size x trainer.accumulate_grad_batches x devices",

@@ -838,7 +838,6 @@ def quiet_start() -> None:
     warnings.filterwarnings("ignore", message=".*LightningCLI's args parameter.*")
     warnings.filterwarnings("ignore", message=".*dataloader is not resumable.*")  # Lightning cannot see that ours is
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty.")
-    warnings.filterwarnings("ignore", message="The PyTorch API of nested tensors is in prototype stage")
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*is smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*`training_step` with `on_step=False`.*")

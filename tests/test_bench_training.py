@@ -351,6 +351,6 @@ def test_every_run_is_appended_with_its_device_and_its_figures(tmp_path, words, 
     assert "ms of the main thread's own work" in said and "time to loss, 1x8: published from" in said
     suite, parts = json.loads(Path(output).read_text())
     assert {run["machine"]["device"] for run in (suite, parts)} == {"cpu"}
-    assert [row.get("skipped") for row in suite["suite"] if not row["compile"]] == [None] * 17
+    assert [row.get("skipped") for row in suite["suite"] if not row["compile"]] == [None] * 19
     assert all(row["tokens_per_second"] > 0 for row in suite["suite"] if not row["compile"])
     assert {"speed", "thread", "loss", "text", "tokenizer"} <= set(parts) and parts["suite"] == []

@@ -460,3 +460,30 @@ def test_a_gpu_that_is_not_there_is_refused_in_our_words(monkeypatch, tmp_path):
         pytest.skip("there is a card here")
     with pytest.raises(StageError, match="^trainer.accelerator is gpu, and no NVIDIA driver shows a card here: "):
         trainer.main(["--trainer.accelerator", "gpu"])
+
+
+# Compilation
+
+
+def test_compilation_needs_a_compiler_and_the_headers_of_python(monkeypatch, tmp_path):
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for on_gpu, language, package in ((True, "C", "gcc"), (False, "C++", "g++")):
+        with pytest.raises(StageError) as refused:
+            devices.require_compiler(on_gpu)
+        assert str(refused.value) == (
+            f"model.compile is true, and this machine has no {language} compiler: install it (apt-get install "
+            f"{package}), or set model.compile: false"
+        )
+    (tmp_path / "mine").touch(0o755)
+    monkeypatch.setenv("CC", "mine")
+    headers = tmp_path / "include"
+    monkeypatch.setattr(devices.sysconfig, "get_path", lambda name: str(headers))
+    with pytest.raises(
+        StageError, match=f"this machine has no {headers}/Python.h: install it .apt-get install python3-dev"
+    ):
+        devices.require_compiler(True)
+    headers.mkdir()
+    (headers / "Python.h").touch()
+    devices.require_compiler(True)

@@ -13,6 +13,7 @@ from conftest import ROOT
 from torch.distributed.run import get_args_parser
 
 import trainer
+from bench import gpu_suite
 from bert_ja import cli, resuming
 from bert_ja.dataset import _parse
 
@@ -261,6 +262,7 @@ def suite_lines(run: dict) -> list[str]:
             cut = f"{row['step']} in {row['parts']}" if row["parts"] > 1 else f"{row['step']}"
             way = f"{row['kind']}, {cut} samples of {row['length']} tokens, dropout {row['dropout']}"
             way += f", {row['attention']}" + (", compiled" if row["compile"] else "")
+            way += "" if gpu_suite.replayed(row) else ", launched one by one"
             minutes = "" if row["published_run_minutes"] is None else f"{row['published_run_minutes']:.0f} min"
             shares = f"{row['mfu']:.1%} | {row['of_product']:.1%}".replace("%", " %")
             lines.append(f"| {way} | {row['tokens_per_second']:,} | {shares} | {minutes} |")
