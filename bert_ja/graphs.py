@@ -155,8 +155,8 @@ class Graphs:
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         torch._foreach_copy_(self._gradients, kept)
         generator.set_offset(offset)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+        graph, mode = torch.cuda.CUDAGraph(), "thread_local"  # the loader's thread pins memory meanwhile
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
             measures = self._forward_backward(static)
         return Captured(graph, static, measures)
 
