@@ -62,19 +62,30 @@ def is_private(paths: list[Path], asked: bool | None) -> bool:
 
 
 def origin(paths: list[Path], name: str, license: str | None, source: str | None, private: bool) -> dict:
-    """What later stages say of the corpus: options first, then what the records of the inputs say."""
-    known = [files.corpus_of(path) for path in paths if path.is_file()]
+    """What later stages say of the corpus: options first, then what the records of the inputs say.
+
+    Where texts of several origins are read, `sources` lists those: what their records say first, then the options.
+    """
+    known = [files.corpus_of(path) if path.is_file() else files.corpus_facts(None) for path in paths]
+    given = {"name": name, "license": license, "source": source, "dump": None}
 
     def carried(key: str) -> str | None:
         return "; ".join(dict.fromkeys(facts[key] for facts in known if facts[key])) or None
 
+    texts = [{key: text.get(key) or given[key] for key in files.ORIGIN} for facts in known for text in _texts(facts)]
+    several = files.distinct_sources(texts)
     return {
         "name": name,
         "license": license or carried("license"),
         "source": source or carried("source"),
         "dump": next((facts["dump"] for facts in known if facts["dump"]), None),
         "private": private,
-    }
+    } | ({"sources": several} if len(several) > 1 else {})
+
+
+def _texts(facts: dict) -> list[dict]:
+    """The texts of a corpus, one of unknown origin where nothing is known of it."""
+    return files.sources(facts) or [dict.fromkeys(files.ORIGIN)]
 
 
 def state(paths: list[Path]) -> str:

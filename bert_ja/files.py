@@ -724,10 +724,33 @@ def corpus_facts(record: dict | None, private: bool = False) -> dict:
     return facts | {"private": private or bool(facts.get("private"))}
 
 
-def merged_corpora(corpora: list[dict]) -> dict:
+def sources(corpus: dict | None) -> list[dict]:
+    """The texts that a corpus is made of, each with name, license, source, dump and, of several, its share or None.
+
+    Empty where nothing is known of it. Earlier records name several texts as one, "a; b".
+    """
+    whole = {name: (corpus or {}).get(name) for name in ORIGIN}
+    return (corpus or {}).get("sources") or ([whole] if any(whole.values()) else [])
+
+
+def distinct_sources(found: list[dict]) -> list[dict]:
+    """Each source once, in the order of their first places; the shares of equal ones are added."""
+    texts: list[dict] = []
+    for each in found:
+        origin, share = {name: each.get(name) for name in ORIGIN}, each.get("share")
+        same = next((text for text in texts if {name: text[name] for name in ORIGIN} == origin), None)
+        if same is None:
+            texts.append(origin | {"share": share})
+        else:
+            same["share"] = None if None in (share, same["share"]) else round(share + same["share"], 6)
+    return texts
+
+
+def merged_corpora(corpora: list[dict], shares: list[float] | None = None) -> dict:
     """What is known of several corpora together, as `corpus_facts` has it: "a; b" where both are known and differ.
 
-    Unknown where one is unknown; private where one is.
+    Unknown where one is unknown; private where one is. Where they are of several texts, `sources` lists those, each
+    with its part of `shares` unless its corpus has several itself.
     """
     merged = {"private": any(corpus["private"] for corpus in corpora)}
     for name in ORIGIN:
@@ -735,7 +758,13 @@ def merged_corpora(corpora: list[dict]) -> dict:
         distinct = [value for number, value in enumerate(values) if value not in values[:number]]
         texts = all(isinstance(value, str) for value in distinct)
         merged[name] = distinct[0] if len(distinct) == 1 else "; ".join(distinct) if texts else None
-    return merged
+    every = []
+    for corpus, share in zip(corpora, shares or [None] * len(corpora), strict=True):
+        own = corpus.get("sources") or [{name: corpus.get(name) for name in ORIGIN}]
+        part = share / sum(shares) if share is not None and len(own) == 1 else None
+        every += [each | {"share": None if part is None else round(part, 6)} for each in own]
+    every = distinct_sources(every)
+    return merged | ({"sources": every} if len(every) > 1 else {})
 
 
 def is_private(*inputs: Path | str, asked: bool | None = None) -> bool:

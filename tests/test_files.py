@@ -722,3 +722,43 @@ def test_a_journal_is_of_one_run_at_a_time(tmp_path):
     with files.journal(path, {"a": 1}), pytest.raises(files.InUse) as error, files.journal(path, {"a": 1}):
         pass
     assert str(error.value) == f"another run is writing {tmp_path}/a.jsonl now: wait for it, or end it first"
+
+
+# Several texts
+
+
+WIKI = {"name": "wiki", "license": "CC BY-SA 4.0", "source": "Wikipedia", "dump": {"date": "2026-11-01"}}
+OURS = {"name": "ours", "license": "in-house", "source": None, "dump": None}
+
+
+def test_several_corpora_are_one_that_lists_its_texts_with_their_shares():
+    corpora = [WIKI | {"private": False}, OURS | {"private": True}, WIKI | {"private": False}]
+    merged = files.merged_corpora(corpora, [3, 5, 2])
+    assert merged["sources"] == [WIKI | {"share": 0.5}, OURS | {"share": 0.5}]
+    assert (merged["name"], merged["license"], merged["private"]) == ("wiki; ours", "CC BY-SA 4.0; in-house", True)
+    assert (merged["source"], merged["dump"]) == (None, None)
+    assert files.sources(merged) == merged["sources"]
+
+
+def test_texts_of_texts_are_listed_without_shares_that_nobody_knows():
+    both = files.merged_corpora([WIKI | {"private": False}, OURS | {"private": False}])
+    assert both["sources"] == [WIKI | {"share": None}, OURS | {"share": None}]
+    books = {"name": "books", "license": "CC0", "source": None, "dump": None, "private": False}
+    merged = files.merged_corpora([both, books], [0.7, 0.3])
+    assert [(text["name"], text["share"]) for text in merged["sources"]] == [
+        *(("wiki", None), ("ours", None), ("books", 0.3))
+    ]
+
+
+def test_an_unknown_text_is_listed_beside_others_and_one_corpus_lists_nothing():
+    unknown = files.corpus_facts(None)
+    merged = files.merged_corpora([WIKI | {"private": False}, unknown], [1, 1])
+    assert merged["sources"] == [WIKI | {"share": 0.5}, dict.fromkeys(files.ORIGIN) | {"share": 0.5}]
+    assert files.merged_corpora([WIKI | {"private": False}] * 2, [1, 1]) == WIKI | {"private": False}
+    assert files.merged_corpora([unknown]) == unknown
+
+
+def test_records_of_earlier_versions_have_one_text():
+    earlier = {"name": "wiki; ours", "license": "CC BY-SA 4.0; in-house", "source": None, "dump": None}
+    assert files.sources(earlier) == [earlier]
+    assert files.sources({}) == files.sources(None) == files.sources(dict.fromkeys(files.ORIGIN)) == []

@@ -163,6 +163,23 @@ def test_an_index_beside_the_text_and_the_dump_of_its_record_are_carried_on(tmp_
         assert found == about | {"name": "mini", "source": "どこか", "private": False}
 
 
+def test_texts_of_several_origins_are_listed_with_their_own_licences(text, tmp_path):
+    """Of the text without a record the options speak, of the others their records first."""
+    dump = {"date": "20261101", "file": "jawiki-20261101.xml.bz2", "sha256": "ab"}
+    write_extracted(tmp_path / "jawiki.txt", license="CC BY-SA 4.0", dump=dump)
+    write_extracted(tmp_path / "jawiki2.txt", license="CC BY-SA 4.0", dump=dump)
+    texts = (tmp_path / "jawiki.txt", text, tmp_path / "jawiki2.txt")
+    prepare(*texts, folder=tmp_path / "out", license="in-house", source="報告書")
+    found = json.loads((tmp_path / "out" / "train.txt.meta.json").read_text(encoding="utf-8"))["corpus"]
+    assert (found["name"], found["license"], found["source"], found["dump"]) == ("mini", "in-house", "報告書", dump)
+    assert found["sources"] == [
+        {"name": "mini", "license": "CC BY-SA 4.0", "source": "報告書", "dump": dump, "share": None},
+        {"name": "mini", "license": "in-house", "source": "報告書", "dump": None, "share": None},
+    ]
+    prepare(text, folder=tmp_path / "alone", license="in-house")
+    assert "sources" not in json.loads((tmp_path / "alone" / "train.txt.meta.json").read_text())["corpus"]
+
+
 def test_byte_order_marks_control_characters_and_crlf_are_mended(tmp_path):
     text = tmp_path / "a.txt"
     text.write_bytes("\ufeff一行目。\r\n二\t行\x01目。\r\n\r\n\r\n".encode() + "三。\n\n四。".encode())
