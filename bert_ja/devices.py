@@ -191,6 +191,14 @@ def read_facts(with_cards: bool = True, root: Path = Path("/")) -> Facts:
     )
 
 
+def name_of(device: torch.device) -> str:
+    """A device as a model card names it: "NVIDIA H100 80GB HBM3", "AMD EPYC, 2 threads"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts = read_facts(with_cards=False)
+    return f"{facts.cpu}, {facts.threads} threads" if device.type == "cpu" else device.type
+
+
 # Decisions
 
 

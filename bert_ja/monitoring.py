@@ -227,6 +227,40 @@ class Throughput(pl.Callback):
         return metrics | ({"mfu": useful_flops(options, work) / seconds / self._peak} if self._peak else {})
 
 
+class Hardware(pl.Callback):
+    """Says in each checkpoint what the run was trained on and for how long, validation included, over all its parts.
+
+    {"device": "NVIDIA H100 80GB HBM3", "devices": 8, "seconds": 4711.2} of each part; parts on the same are one.
+    Checkpoints of one step say the same: they are one to test.py and release_model.py.
+    """
+
+    def __init__(self):
+        self._before: list[dict] = []
+        self._since: float | None = None
+        self._said: tuple[int, list[dict]] | None = None  # step and parts of the newest checkpoint
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        self._before = checkpoint.get("hardware") or []
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._own = {"device": devices.name_of(trainer.strategy.root_device), "devices": trainer.world_size}
+        self._since = time.monotonic()
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict) -> None:
+        if self._said is None or self._said[0] != trainer.global_step:
+            self._said = trainer.global_step, self.parts()
+        checkpoint["hardware"] = self._said[1]
+
+    def parts(self) -> list[dict]:
+        """Those of the run up to now."""
+        if self._since is None:
+            return self._before
+        before, seconds = list(self._before), time.monotonic() - self._since
+        if before and {name: before[-1][name] for name in self._own} == self._own:
+            seconds += before.pop()["seconds"]
+        return [*before, self._own | {"seconds": round(seconds, 1)}]
+
+
 # Health
 
 
@@ -438,7 +472,7 @@ def attach(trainer: pl.Trainer, model, data, entropy: float) -> None:
     """Add what this module has to a trainer, in front of its own callbacks; before that, all of `data` is required."""
     options = model.hparams
     objective = ((data.records["train"][0] or {}).get("options") or {}).get("objective", "nsp")
-    added = [Throughput(), Health(entropy, options.lr, options.num_warmup_steps, objective)]
+    added = [Throughput(), Hardware(), Health(entropy, options.lr, options.num_warmup_steps, objective)]
     if files.corpus_facts(model.provenance)["private"]:
         say("a sample and predictions for data.prompts: not shown, the corpus is private")
     else:

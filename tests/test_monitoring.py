@@ -254,6 +254,32 @@ def test_counts_go_on_after_a_restart(fit, tmp_path):
     assert restored.state_dict() == content["callbacks"]["Throughput"]
 
 
+def test_checkpoints_say_what_the_run_was_trained_on_and_for_how_long(run):
+    """Those of one step the same, so that they are one file to whoever compares their sums."""
+    checkpoints = [training.load_checkpoint(path) for path in sorted((run / "checkpoints").iterdir())]
+    parts = [checkpoint["hardware"] for checkpoint in checkpoints]
+    assert parts[1] == parts[2]
+    assert [checkpoint["global_step"] for checkpoint in checkpoints] == [20, 40, 40]
+    assert {tuple(part) for each in parts for part in each} == {("device", "devices", "seconds")}
+    assert [each[0]["devices"] for each in parts] == [1, 1, 1]
+    assert 0 < parts[0][0]["seconds"] < parts[1][0]["seconds"] < 200
+    assert re.fullmatch(r"\S.*, \d+ threads", parts[0][0]["device"])
+
+
+def test_the_time_of_earlier_parts_of_a_run_is_kept():
+    own, other = ({"device": name, "devices": 1} for name in ("A", "B"))
+    checkpoint = {"hardware": [own | {"seconds": 50.0}, other | {"seconds": 100.0}]}
+    hardware = monitoring.Hardware()
+    hardware.on_load_checkpoint(None, None, checkpoint)
+    assert hardware.parts() == checkpoint["hardware"]  # of a run that has not begun again
+    hardware._own, hardware._since = other, time.monotonic() - 20
+    assert hardware.parts() == [own | {"seconds": 50.0}, other | {"seconds": pytest.approx(120, abs=1)}]
+    hardware._own = own
+    assert hardware.parts() == [*checkpoint["hardware"], own | {"seconds": pytest.approx(20, abs=1)}]
+    hardware.on_load_checkpoint(None, None, {})  # of an earlier version
+    assert hardware.parts() == [own | {"seconds": pytest.approx(20, abs=1)}]
+
+
 def test_padding_is_what_attention_computes_beside_the_tokens():
     throughput = monitoring.Throughput()
     throughput._work = Counts(8, 400, tokens=400, samples=8, predicted=60, pairs=25_000, places=500)

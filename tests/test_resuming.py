@@ -118,6 +118,12 @@ def steps_of(run: Path) -> list[int]:
     return sorted(training.load_checkpoint(path)["global_step"] for path in (run / "checkpoints").glob("*.ckpt"))
 
 
+def seconds_of(run: Path) -> list[float]:
+    """How long a run had taken at each checkpoint; all of it on one machine."""
+    found = [training.load_checkpoint(path)["hardware"] for path in (run / "checkpoints").glob("*.ckpt")]
+    return [part["seconds"] for (part,) in found]
+
+
 @pytest.fixture(scope="module")
 def place(samples, tokenizer, tmp_path_factory) -> Path:
     """A folder with the data and an uninterrupted run, version_0."""
@@ -168,7 +174,9 @@ def test_after_a_kill_a_run_goes_on_as_if_nothing_had_been(place, here, end, oth
     assert train(here, "--config", "own.yaml", *OPTIONS, prepare=ENDS[end]) == -signal.SIGKILL
     run = here / "lightning_logs" / "version_0"
     assert 0 < max(steps_of(run)) < LAST_STEP
+    seconds = max(seconds_of(run))
     assert train(here, "--resume", *others) == 0
+    assert seconds < max(seconds_of(run)) < seconds + 200  # of both parts
     assert curves(run) == curves(place / "lightning_logs" / "version_0")
     assert table(run) == table(place / "lightning_logs" / "version_0")
     assert [path.name for path in (here / "lightning_logs").iterdir()] == ["version_0"]
