@@ -9,10 +9,12 @@ import copy
 import itertools
 import json
 import pickle
+import re
 from collections.abc import Collection, Iterable, Mapping, MutableMapping
 from pathlib import Path
 
 import torch
+import yaml
 from transformers import BertConfig, BertForPreTraining
 from transformers.activations import ACT2FN
 
@@ -44,6 +46,7 @@ TIED = {OUTPUT: "bert.embeddings.word_embeddings.weight", "cls.predictions.decod
 # Files that describe a tokenizer, but are none without its vocabulary.
 DESCRIPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 SHOWN_NAMES = 4
+FRONT_MATTER = re.compile(r"---\s*\n(.*?\n)---\s*\n", re.DOTALL)  # YAML at the head of a model card
 # What two tokenizers are compared on: prose of several fields, and what their settings treat differently. None of what
 # `tokenizers` and SentencePiece are known to treat differently (tokenization.KNOWN_CAUSES).
 LINES = (
@@ -316,6 +319,22 @@ def load_weights(model: BertForPreTraining, folder: Path | str) -> None:
         say(f"{folder}: weights that are not used: {_shown(left)}")
 
 
+def license_of(folder: Path) -> str | None:
+    """The licence of a folder's model as the front matter of its model card (README.md) has it, None where it has none.
+
+    {"license": "other", "license_name": "x"} is x.
+    """
+    card = folder / "README.md"
+    found = FRONT_MATTER.match(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else None
+    try:
+        said = yaml.safe_load(found[1]) if found else None
+    except yaml.YAMLError:
+        said = None
+    said = said if isinstance(said, dict) else {}
+    named = said.get("license_name") or said.get("license")
+    return ", ".join(map(str, named)) if isinstance(named, list) else named and str(named)
+
+
 # A run
 
 
@@ -328,7 +347,8 @@ def begin(
 ) -> dict:
     """Give the model of a new run the weights of a folder, after the check of the tokenizer; the facts for its records.
 
-    {"name": "bert-base-japanese-v3", "weights": [name, size and sha256 of each file], "corpus": what its record says}
+    {"name": "bert-base-japanese-v3", "license": what its model card says, "weights": [name, size and sha256 of each
+    file], "corpus": what its record says}
     """
     folder, config = Path(folder), model.config
     say(f"continuing from {folder}: {config.num_hidden_layers} layers of {config.hidden_size}")
@@ -341,6 +361,7 @@ def begin(
     load_weights(model, folder)
     return {
         "name": folder.resolve().name,
+        "license": license_of(folder),
         "weights": [files.describe(path) for path in weight_files(folder)],
         "corpus": files.corpus_facts(files.read_record(folder), files.is_private(folder)),
     }

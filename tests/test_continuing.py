@@ -584,6 +584,7 @@ def finished(corpus, words, tmp_path_factory) -> Finished:
     shutil.copytree(words, folder / "tokenizer")
     source = save(folder / "models" / "hospital", BertForMaskedLM, vocab_size=256)
     shutil.copy(words / "spm.model", source)
+    (source / "README.md").write_text("---\nlicense: cc-by-sa-4.0\n---\n# Hospital\n")
     file = source / "model.safetensors"
     weights, described = load_file(file), files.describe(file)
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stderr(talk):
@@ -603,9 +604,29 @@ def test_a_run_says_what_it_continues(finished):
     ]
     assert finished.checkpoint["provenance"]["continued_from"] == {
         "name": "hospital",
+        "license": "cc-by-sa-4.0",
         "weights": [finished.described],
         "corpus": dict.fromkeys(files.ORIGIN) | {"private": False},
     }
+
+
+@pytest.mark.parametrize(
+    "card, expected",
+    [
+        ("---\nlicense: apache-2.0\ntags:\n- a\n---\ntext", "apache-2.0"),
+        ("---\nlicense: other\nlicense_name: our-own\n---\n", "our-own"),
+        ("---\nlicense:\n- mit\n- apache-2.0\n---\n", "mit, apache-2.0"),
+        ("---\ntags: [a]\n---\nlicense: mit", None),
+        ("---\na: [\n---\n", None),
+        ("---\njust text\n---\n", None),
+        ("# A card without front matter", None),
+    ],
+)
+def test_the_licence_of_a_model_is_what_its_card_says(tmp_path, card, expected):
+    (tmp_path / "README.md").write_text(card)
+    assert continuing.license_of(tmp_path) == expected
+    (tmp_path / "README.md").unlink()
+    assert continuing.license_of(tmp_path) is None
 
 
 def test_the_hyper_parameters_build_the_model_again_and_name_no_path(finished):
