@@ -115,6 +115,7 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
             "model": {name: value for name, value in checkpoint["hyper_parameters"].items() if name[0] != "_"},
             "steps": checkpoint["global_step"],
             "training": checkpoint["provenance"],
+            **training.run_history(path, checkpoint),
             "corpus": corpus,
             "run": files.run_facts(checkpoint=path, output_dir=output_dir),
         }

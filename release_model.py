@@ -1,4 +1,4 @@
-"""Stage 8: an exported model to a release folder: model files, model card (README.md), CHANGELOG.md.
+"""Stage 8: an exported model to a release folder: model files, model card (README.md), loss curve, CHANGELOG.md.
 
 Reads model/ (of export_model.py and convert_tokenizer.py) and the result of test.py, both with their records; writes
 release/NAME/, which holds no path and no name of this machine, after loading it once:
@@ -6,18 +6,21 @@ release/NAME/, which holds no path and no name of this machine, after loading it
     python3 release_model.py --name bert-base-ja --test_result test_result.json
 """
 
+import dataclasses
 import json
 import re
 import shutil
 from pathlib import Path
 
-from bert_ja import cli, files, model_card, tokenization
+from bert_ja import cli, disclosure, files, licences, loss_curve, model_card, tokenization
 
 STAGE = "release_model.py"
 NAME = re.compile(r"(?!.*(--|\.\.))(?![-.])[A-Za-z0-9._-]{1,96}(?<![-.])(?<!\.git)", re.ASCII)
 LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*", re.ASCII)
+PLAIN_JSON = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 NEEDED = ("model.safetensors", "config.json", *tokenization.FOLDER_FILES)
 CARD, CHANGELOG = "README.md", "CHANGELOG.md"
+PROMPT = model_card.PROMPTS[0]
 WITHOUT_RESULT = "--test_result none"
 
 
@@ -25,14 +28,14 @@ def short(sha256: str | None) -> str:
     return f"sha256 {str(sha256)[:12]}"
 
 
-def check(model: Path, release: Path, name: str, license: str) -> None:
+def check(model: Path, release: Path, name: str, license: str | None) -> None:
     """Refuse what cannot work, before anything is read."""
     cli.require(
         {
             "--name must be a repository name of the Hub without the account (letters, digits, -, _ and ., at most 96; "
             f"no -- or .., no - or . at an end, no .git), got {name!r}": NAME.fullmatch(name) is not None,
             "--license must be a licence as the Hub abbreviates it, such as cc-by-sa-4.0, apache-2.0 or other, "
-            f"got {license!r}": LICENSE.fullmatch(license) is not None,
+            f"got {license!r}": license is None or LICENSE.fullmatch(license) is not None,
         }
     )
     if not model.is_dir():
@@ -122,8 +125,20 @@ def read_changelog(changelog: str | None) -> bytes | None:
     return files.require_text(changelog, "name a text with --changelog, or leave it out").read_bytes()
 
 
-def require_loads(folder: Path, model_dir: Path, private: bool) -> None:
-    """Load a folder as its users will, and fill one mask. What an error says may quote the vocabulary: see `shown`."""
+def require_license(facts: model_card.Facts) -> str:
+    """The licence that the model's texts give it where none is named."""
+    found = licences.default(facts.licensed)
+    if found is None:
+        said = (f"{each.get('name') or 'its text'}: {each.get('license') or 'unknown'}" for each in facts.licensed)
+        raise cli.StageError(
+            f"--license is needed, none follows from what the model is made of ({'; '.join(said)}): name the licence "
+            "that you release it under, such as apache-2.0 or other"
+        )
+    return found
+
+
+def require_loads(folder: Path, model_dir: Path, private: bool, prompts: tuple[str, ...]) -> model_card.Tried:
+    """Load a folder as its users will, and fill masks. What an error says may quote the vocabulary: see `shown`."""
     import torch
     import transformers
 
@@ -136,7 +151,7 @@ def require_loads(folder: Path, model_dir: Path, private: bool) -> None:
         reason = files.shown(str(error).strip().split("\n")[0][:200], private)
         raise cli.StageError(f"{model_dir} does not load as a model ({reason}): run export_model.py again") from None
     with torch.no_grad():
-        logits = model.eval()(**tokenizer(model_card.PROMPT, return_tensors="pt")).logits
+        logits = model.eval()(**tokenizer(PROMPT, return_tensors="pt")).logits
     wrong = {
         f"it lacks weights, {min(loading['missing_keys'], default='')} first": bool(loading["missing_keys"]),
         f"{len(tokenizer):,} pieces, {model.config.vocab_size:,} embeddings": len(tokenizer) != model.config.vocab_size,
@@ -144,14 +159,26 @@ def require_loads(folder: Path, model_dir: Path, private: bool) -> None:
     }
     if reasons := [reason for reason, holds in wrong.items() if holds]:
         raise cli.StageError(f"{model_dir} cannot be released ({'; '.join(reasons)}): export another checkpoint")
+    return model_card.try_out(model, tokenizer, prompts)
 
 
-def write_release(folder: Path, source: Path, facts: model_card.Facts, changelog: bytes | None) -> None:
-    """Copy the files that the records name, prove that they load, and write card and changelog."""
-    for name in sorted({file["name"] for record in (facts.model, facts.tokenizer) for file in record["outputs"]}):
+def copy_model(folder: Path, source: Path, records: list[dict]) -> None:
+    """Copy the files that the records name, without paths that a tokenizer of elsewhere has in its settings."""
+    for name in sorted({file["name"] for record in records for file in record["outputs"]}):
         shutil.copyfile(source / name, folder / name)
-    require_loads(folder, source, facts.private)
-    files.write_bytes(folder / CARD, model_card.model_card(facts).encode())
+        if name in PLAIN_JSON and (removed := disclosure.remove_paths(folder / name)):
+            cli.say(f"left out of {name}, a path of this machine stands there: {', '.join(removed)}")
+
+
+def write_release(folder: Path, source: Path, facts: model_card.Facts, changelog: bytes | None, template: str) -> None:
+    """Copy the model, prove that it loads, and write what describes it: loss curve, card and changelog."""
+    copy_model(folder, source, [record for record in (facts.model, facts.tokenizer) if record])
+    tried = require_loads(folder, source, facts.private, facts.prompts)
+    if curve := facts.model.get("curve"):
+        picture = loss_curve.draw(curve, facts.training.get("unigram_entropy"))
+        files.write_bytes(folder / model_card.PICTURE, picture)
+    card = model_card.model_card(dataclasses.replace(facts, tried=tried), template)
+    files.write_bytes(folder / CARD, card.encode())
     files.write_bytes(folder / CHANGELOG, changelog or model_card.changelog(facts).encode())
 
 
@@ -171,15 +198,14 @@ def release_record(facts: model_card.Facts, outputs: list[dict]) -> dict:
     }
 
 
-def say_doubts(facts: model_card.Facts, records: list[dict | None]) -> None:
-    """Name on stderr what the card leaves out."""
-    for text in dict.fromkeys(text for record in records for text in model_card.strings(record)):
-        if model_card.has_path(text):
-            cli.say(f"warning: left out of the release, it names a path of this machine: {text!r}")
-    if unknown := facts.unknown():
-        cli.say(f"not known, and the card says so or leaves it out: {', '.join(unknown)}")
-    if not facts.corpus["license"]:
-        cli.say(f"warning: make sure that the training text may be used for a model under {facts.license}")
+def say_doubts(facts: model_card.Facts, records: list[dict | None], template: str) -> None:
+    """Name on stderr what the card leaves out, and what its user has to judge."""
+    for text in dict.fromkeys(text for record in records for text in disclosure.paths_in(record, facts.private)):
+        cli.say(f"warning: left out of the release, it names a path of this machine: {text!r}")
+    if unknown := model_card.unknown(facts, template):
+        cli.say(f"not known, and left out of the card: {', '.join(unknown)}")
+    for doubt in licences.doubts(facts.license, facts.licensed):
+        cli.say(f"warning: {doubt}")
     if facts.private:
         cli.say(
             "warning: the corpus is private, and the vocabulary (spm.model, tokenizer.json) holds words of its text: "
@@ -192,8 +218,10 @@ def main(
     name: str = "bert-base-ja",
     release_dir: str = "release",
     test_result: str | None = "test_result.json",
-    license: str = "cc-by-sa-4.0",
+    license: str | None = None,
     changelog: str | None = None,
+    card_template: str | None = None,
+    prompts: str | None = None,
 ) -> None:
     """Make the folder of a release: model files, model card and changelog.
 
@@ -203,11 +231,18 @@ def main(
         release_dir: Folder in which the folder NAME is made; an earlier release there is replaced.
         test_result: What test.py printed for the exported checkpoint, with its record beside it; none releases
             without results, and the card says that the model was not evaluated.
-        license: Licence of the model, as the Hub abbreviates it; that of the training text comes from its record.
+        license: Licence of the model, as the Hub abbreviates it. When not given, cc-by-sa-4.0 where one of its texts is
+            under CC BY-SA, as Wikipedia is, else that of the text, which must then be known. The licences of the texts
+            come from their records.
         changelog: Your own changelog of the model, Markdown; when not given, one with a first entry is written.
+        card_template: Your own model card, made of configs/model_card.md: Markdown in which $facts are filled in. A
+            line with a fact that is not known is left out.
+        prompts: Text of prompts, one a line with one [MASK] each, whose fillings the card shows; when not given, the
+            published one and three more.
     """
     source, release = Path(model_dir), Path(release_dir) / name
     check(source, release, name, license)
+    template, filled = model_card.read_template(card_template), model_card.read_prompts(prompts)
     model, tokenizer = read_model(source)
     result, test = read_test(test_result, model, source) if test_result else (None, None)
     own_changelog = read_changelog(changelog)
@@ -216,18 +251,20 @@ def main(
     files.require_space(release_dir, int(1.01 * size) + files.MEGABYTE, "the release")
     facts = model_card.Facts(
         name=name,
-        license=license,
+        license=license or "",
         model=model_card.public(model, private),
         tokenizer=model_card.public(tokenizer, private),
         config=json.loads((source / "config.json").read_text(encoding="utf-8")),
         parameters=model_card.count_parameters(source / "model.safetensors"),
         test=result,
         test_record=model_card.public(test, private),
+        prompts=filled,
     )
-    say_doubts(facts, [model, tokenizer, test])
+    facts = dataclasses.replace(facts, license=license or require_license(facts))
+    say_doubts(facts, [model, tokenizer, test], template)
 
     with files.output_folder(release, STAGE) as folder:
-        write_release(folder, source, facts, own_changelog)
+        write_release(folder, source, facts, own_changelog, template)
         outputs = files.describe_folder(folder)
         files.write_record(folder, release_record(facts, outputs))
     size = sum(file["size"] for file in outputs)

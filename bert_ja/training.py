@@ -27,7 +27,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from transformers.activations import ACT2FN
 
-from bert_ja import cli, continuing, devices, files, monitoring, tokenization
+from bert_ja import cli, continuing, devices, files, loss_curve, monitoring, tokenization
 from bert_ja.callbacks import EndTogether, ModelCheckpoint, ProgressBar, Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
@@ -168,7 +168,8 @@ class PretrainingData(pl.LightningDataModule):
     def corpus(self, part: str, private: bool = False) -> dict:
         """What is known of the texts of a part; private when `private`, or when any part that was required is."""
         private = private or self.is_private(*(path for name in self.records for path in self.shares[name]))
-        return files.merged_corpora([files.corpus_facts(record, private) for record in self.records[part]])
+        found = [files.corpus_facts(record, private) for record in self.records[part]]
+        return files.merged_corpora(found, list(self.shares[part].values()))
 
     def columns(self, part: str, longest: int) -> list[Columns]:
         """The columns of each file of a part, built where they do not exist yet."""
@@ -801,6 +802,19 @@ def data_facts(data: PretrainingData, continued_from: dict | None = None) -> dic
         "continued_from": continued_from,
         "versions": files.versions("torch", "transformers", "pytorch-lightning", "numpy"),
     }
+
+
+def run_history(path: Path, checkpoint: dict) -> dict:
+    """What the record of an exported model says of the run up to a checkpoint, for the model card.
+
+    `seen`: samples and tokens; `hardware`: see monitoring.Hardware; `curve`: see loss_curve.read. None where unknown:
+    in checkpoints of earlier versions, and the curve where no events stand in the folder of the run.
+    """
+    seen = checkpoint.get("callbacks", {}).get("Throughput")
+    curve = loss_curve.read(path.absolute().parent.parent, checkpoint["global_step"])
+    if curve is None:
+        cli.say(f"{path.absolute().parent.parent} holds no events of the run: the model card will have no loss curve")
+    return {"seen": seen, "hardware": checkpoint.get("hardware"), "curve": curve}
 
 
 def attention_dtype(trainer: pl.Trainer) -> torch.dtype:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import string
 
 import pytest
 import yaml
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bert_ja import model_card
-from bert_ja.model_card import Facts, changelog, has_path, metadata, parse_result, public, strings
+from bert_ja.cli import StageError
+from bert_ja.model_card import Facts, Tried, changelog, metadata, parse_result, public
 
 CORPUS = {
     "name": "jawiki",
@@ -46,7 +48,15 @@ MODEL = {
         "corpus": CORPUS,
         "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
         "unigram_entropy": 7.0625,
+        "options": {"objective": "nsp"},
+        "settings": {
+            **{"samples_per_step": 256, "gradient_clip_val": 1.0, "precision": "16-mixed", "seed": 1000},
+            **{"mlm_probability": 0.15, "mask_replace_prob": 0.8, "random_replace_prob": 0.1},
+        },
     },
+    "seen": {"samples": 53760000, "tokens": 3118080000},
+    "hardware": [{"device": "NVIDIA H100 80GB HBM3", "devices": 8, "seconds": 4711.2}],
+    "curve": {"train_mlm_loss": [[50, 9.5], [100, 7.25]]},
 }
 PARITY = {"lines": 10045, "with_mask": 10045, "pairs": 10044, "differences": 0, "known_differences": {"a": 3, "b": 1}}
 CONFIG = {
@@ -68,6 +78,13 @@ RESULT = {
     "samples": 500000,
     "tokens": 29000000,
 }
+GUESSES = [("医学", 0.25), ("文学", 0.125), ("法学", 0.0625), ("工学", 0.03125), ("経済学", 0.015625)]
+TRIED = Tried(
+    mask="[MASK]",
+    special_pieces=("<pad>", "<unk>", "[CLS]", "[SEP]", "[MASK]"),
+    tokenizer="`PreTrainedTokenizerFast` (Unigram)",
+    filled={"専門として[MASK]を専攻しています": GUESSES, "朝ご飯に[MASK]を食べた。": [("パン", 0.5), *GUESSES]},
+)
 FACTS = Facts(
     name="bert-base-ja",
     license="cc-by-sa-4.0",
@@ -77,6 +94,8 @@ FACTS = Facts(
     parameters=111207170,
     test=RESULT,
     test_record={"corpus": CORPUS},
+    prompts=tuple(TRIED.filled),
+    tried=TRIED,
 )
 FRONT_MATTER = """\
 datasets:
@@ -91,6 +110,7 @@ tags:
 - masked-lm
 widget:
 - text: 専門として[MASK]を専攻しています
+- text: 朝ご飯に[MASK]を食べた。
 model-index:
 - name: bert-base-ja
   results:
@@ -101,6 +121,7 @@ model-index:
       name: jawiki, test samples
       type: jawiki
       split: test
+      revision: '2026-11-01'
     metrics:
     - type: loss
       value: 2.798677921295166
@@ -121,6 +142,7 @@ model-index:
       name: jawiki, test samples
       type: jawiki
       split: test
+      revision: '2026-11-01'
     metrics:
     - type: loss
       value: 0.548677921295166
@@ -143,18 +165,55 @@ from transformers import pipeline
 
 fill_mask = pipeline("fill-mask", model="NAME")
 for guess in fill_mask("専門として[MASK]を専攻しています"):
-    print(guess["token_str"], round(guess["score"], 4))
+    print(guess["token_str"], round(guess["score"], 3))
 ```
 
-`BertForPreTraining.from_pretrained("NAME")` has the next-sentence head as well; every other BERT class starts a
-fine-tuning from these weights. Exported with transformers 5.23.0, torch 2.13.0.
+This model answers:
+
+```text
+医学 0.25
+文学 0.125
+法学 0.062
+工学 0.031
+経済学 0.016
+```
+
+And to other sentences:
+
+```text
+朝ご飯に[MASK]を食べた。
+  パン 0.5
+  医学 0.25
+  文学 0.125
+```
+
+A fine-tuning starts from these weights with any other BERT class:
+
+```python
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+texts, labels = ["とても良い店でした。", "二度と行きません。"], torch.tensor([1, 0])
+tokenizer = AutoTokenizer.from_pretrained("NAME")
+model = AutoModelForSequenceClassification.from_pretrained("NAME", num_labels=2)
+optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5)
+batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+for step in range(3):
+    loss = model(**batch, labels=labels).loss
+    loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+```
+
+- `BertForPreTraining.from_pretrained("NAME")` has the next-sentence head as well.
+- Exported with transformers 5.23.0, torch 2.13.0
 
 ## Training data
 
-- Corpus: jawiki
-- Source: Japanese Wikipedia, https://ja.wikipedia.org/
-- Licence of the text: CC BY-SA 4.0
-- Dump: of 2026-11-01, `jawiki-20261101-pages-articles.xml.bz2`, sha256 `da01`, sha1 `da02`
+- Text: jawiki
+  - Source: Japanese Wikipedia, https://ja.wikipedia.org/
+  - Licence: CC BY-SA 4.0
+  - Dump: of 2026-11-01, `jawiki-20261101-pages-articles.xml.bz2`, sha256 `da01`, sha1 `da02`
 - Training part: 1,420,000 documents, 20,113,542 sentences
 - Samples: 18,693,542, 1,084,225,436 tokens (58.0 a sample), 50.0% with a random second part
 - Sample file: 1,234,567 bytes, sha256 `5a01`
@@ -176,10 +235,19 @@ fine-tuning from these weights. Exported with transformers 5.23.0, torch 2.13.0.
 ## Training
 
 - 210,000 optimizer steps
+- 256 samples an optimizer step
+- Seen: 53,760,000 samples, 3,118,080,000 tokens
 - Optimizer: adam
 - Learning rate: 0.0001, after a linear warm-up over 10,000 steps, then constant
 - Dropout: 0.1, of attention weights 0.0
+- Masked: 15.0% of the tokens, of which 80.0% became the mask, 10.0% a random token, and the others stayed
+- Gradient norm clipped at 1.0
+- Precision: 16-mixed
+- Seed: 1000
+- Hardware: 8 x NVIDIA H100 80GB HBM3, 79 min
 - Trained with torch 2.13.0, transformers 5.23.0
+
+![Losses of training and validation over the optimizer steps](loss_curve.png)
 
 ## Evaluation
 
@@ -208,7 +276,7 @@ these was not measured.
 
 This model is released under `cc-by-sa-4.0`.
 
-The training text (Japanese Wikipedia, https://ja.wikipedia.org/) is by Wikipedia contributors, who are named in each \
+The text jawiki (Japanese Wikipedia, https://ja.wikipedia.org/) is by Wikipedia contributors, who are named in each \
 article's history, under CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/.
 """
 CHANGELOG = """\
@@ -238,7 +306,7 @@ def section(facts: Facts, title: str) -> str:
 
 def test_card_of_known_facts():
     assert model_card.model_card(FACTS) == f"---\n{FRONT_MATTER}---\n{BODY}"
-    assert FACTS.unknown() == []
+    assert model_card.unknown(FACTS) == []
 
 
 def test_changelog_of_known_facts():
@@ -259,11 +327,15 @@ def test_the_hub_client_reads_the_card_back():
 BARE = Facts(
     name="bert-x",
     license="mit",
-    model=MODEL | {"training": {}, "versions": {}},
+    model=MODEL | {"training": {}, "versions": {}, "seen": None, "hardware": None, "curve": None},
     tokenizer={"stage": "convert_tokenizer.py"},
     config=CONFIG,
     parameters=7,
 )
+
+
+def headings(text: str) -> list[str]:
+    return [line for line in text.split("\n") if line.startswith("#")]
 
 
 def test_bare_records_give_a_card_that_invents_nothing():
@@ -273,31 +345,36 @@ def test_bare_records_give_a_card_that_invents_nothing():
         "license": "mit",
         "pipeline_tag": "fill-mask",
         "tags": ["bert", "japanese", "masked-lm"],
-        "widget": [{"text": "専門として[MASK]を専攻しています"}],
+        "widget": [{"text": prompt} for prompt in model_card.PROMPTS],
     }
-    unknown = "- The origin and the licence of the training text are unknown: no record says them."
-    assert section(BARE, "Training data") == unknown
-    assert section(BARE, "Evaluation") == "Not evaluated: this release was made without a test result."
+    text = model_card.model_card(BARE)
+    left = [line for line in headings(BODY)[1:] if line not in ("## Training data", "## Evaluation")]
+    assert headings(text) == ["# bert-x", *left]
+    assert "A Japanese BERT, pre-trained with masked words.\n" in text
     assert section(BARE, "Licence and attribution") == (
         "This model is released under `mit`.\n\nThe licence of the training text is unknown."
     )
-    assert "AutoTokenizer" not in section(BARE, "Tokenizer")
-    assert "Trained with" not in section(BARE, "Training")
-    assert "longest" not in section(BARE, "Intended use and limits")
-    assert section(BARE, "How to use").endswith("a\nfine-tuning from these weights.")
-    text = model_card.model_card(BARE)
-    assert [word for word in ("Wikipedia", "wikipedia", "CC BY-SA", "None", "nan") if word in text] == []
+    assert section(BARE, "Training").splitlines() == [
+        "- 210,000 optimizer steps",
+        "- Optimizer: adam",
+        "- Learning rate: 0.0001, after a linear warm-up over 10,000 steps, then constant",
+        "- Dropout: 0.1, of attention weights 0.0",
+    ]
+    words = ("AutoTokenizer` was", "longest", "answers", "Exported", "Wikipedia", "CC BY-SA", "None", "nan", "$", "png")
+    assert [word for word in words if word in text] == []
 
 
 def test_bare_records_name_what_is_unknown():
-    assert BARE.unknown() == [
-        "the name of the training text",
-        "the source of the training text",
-        "the licence of the training text",
-        "how many samples there were",
-        "the model's test result",
+    assert model_card.unknown(BARE) == [
+        *("export versions", "sources", "training part", "samples", "sample files", "tokenizer check"),
+        *("samples per step", "seen", "masking", "gradient clipping", "precision", "seed", "hardware"),
+        *("training versions", "loss curve", "test samples", "results", "untrained positions"),
     ]
-    assert with_corpus(dump=None).unknown() == ["the dump of the training text"]
+    assert model_card.unknown(with_corpus(dump=None)) == ["dump of jawiki"]
+    assert model_card.unknown(with_corpus(license=None, name=None)) == [
+        "name of the training text",
+        "licence of the training text",
+    ]
 
 
 def test_changelog_of_bare_records():
@@ -307,13 +384,13 @@ def test_changelog_of_bare_records():
 def test_another_text_is_not_called_wikipedia():
     facts = with_corpus(name="wac", source="our own crawl", license="CC0", dump=None)
     assert section(facts, "Licence and attribution").endswith(
-        "The training text (our own crawl) is under this licence: CC0."
+        "The text wac (our own crawl) is under this licence: CC0."
     )
     assert "datasets" not in metadata(facts).to_dict()
     assert section(facts, "Training data").splitlines()[:3] == [
-        "- Corpus: wac",
-        "- Source: our own crawl",
-        "- Licence of the text: CC0",
+        "- Text: wac",
+        "  - Source: our own crawl",
+        "  - Licence: CC0",
     ]
 
 
@@ -322,7 +399,7 @@ def test_wikipedia_of_unknown_licence_is_said_to_be_unknown():
     assert section(facts, "Licence and attribution").endswith(
         "The licence of the training text (Japanese Wikipedia, https://ja.wikipedia.org/) is unknown."
     )
-    assert "- Licence of the text: unknown" in section(facts, "Training data")
+    assert "Licence" not in section(facts, "Training data")
 
 
 def test_another_licence_of_wikipedia_gets_no_link_to_this_one():
@@ -333,8 +410,8 @@ def test_another_licence_of_wikipedia_gets_no_link_to_this_one():
 @pytest.mark.parametrize(
     "dump, expected",
     [
-        ({"date": None, "file": "a.xml", "sha256": "da"}, "- Dump: of unknown date, `a.xml`, sha256 `da`"),
-        ({"date": "2026-11-01"}, "- Dump: of 2026-11-01"),
+        ({"date": None, "file": "a.xml", "sha256": "da"}, "  - Dump: of unknown date, `a.xml`, sha256 `da`"),
+        ({"date": "2026-11-01"}, "  - Dump: of 2026-11-01"),
     ],
 )
 def test_dump_that_is_known_in_part(dump, expected):
@@ -360,27 +437,188 @@ def test_every_position_trained_is_no_limit():
 
 
 def test_settings_of_the_run_where_the_record_has_them():
-    settings = {"samples_per_step": 256, "gradient_clip_val": 1.0, "precision": "16-mixed", "seed": 1000}
+    settings = {"samples_per_step": 256, "gradient_clip_val": None, "precision": "32-true"}
     options = MODEL["model"] | {"optimizer": "adamw", "weight_decay": 0.01, "lr_schedule": "linear"}
     facts = with_training(settings=settings)
-    facts = dataclasses.replace(facts, model=facts.model | {"model": options})
-    assert section(facts, "Training").splitlines()[:8] == [
-        "- 210,000 optimizer steps",
-        "- 256 samples an optimizer step",
+    hardware = [{"device": "A", "devices": 1, "seconds": 90.4}, {"device": "B", "devices": 2, "seconds": 360_000}]
+    facts = dataclasses.replace(facts, model=facts.model | {"model": options, "hardware": hardware})
+    assert section(facts, "Training").splitlines()[3:8] == [
         "- Optimizer: adamw, weight decay 0.01",
         "- Learning rate: 0.0001, after a linear warm-up over 10,000 steps, then linear to zero",
         "- Dropout: 0.1, of attention weights 0.0",
-        "- Gradient norm clipped at 1.0",
-        "- Precision: 16-mixed",
-        "- Seed: 1000",
+        "- Precision: 32-true",
+        "- Hardware: A, 90 s; 2 x B, 100.0 h",
     ]
+    assert model_card.unknown(facts) == ["masking", "seed"]  # not the clipping, which there was none of
 
 
-def test_the_model_that_was_continued_is_named_first():
-    facts = with_training(continued_from={"name": "bert-base-japanese-v3", "weights": [], "corpus": CORPUS})
-    first = "- Continued from the model bert-base-japanese-v3"
+def test_the_model_that_was_continued_is_named_first_with_its_licence():
+    continued = {"name": "bert-base-japanese-v3", "license": "apache-2.0", "weights": [], "corpus": None}
+    facts = with_training(continued_from=continued)
+    first = "- Continued from the model bert-base-japanese-v3, which is under `apache-2.0`"
     assert section(facts, "Training").splitlines()[:2] == [first, "- 210,000 optimizer steps"]
+    assert section(facts, "Licence and attribution").endswith(
+        "The model bert-base-japanese-v3, from which the training continued, is under this licence: apache-2.0."
+    )
+    assert model_card.unknown(facts) == []
     assert "Continued" not in section(with_training(continued_from=None), "Training")
+
+
+def test_a_model_of_unknown_licence_that_was_continued_is_said_to_be_one():
+    facts = with_training(continued_from={"name": "old", "license": None, "corpus": None})
+    assert section(facts, "Training").startswith("- Continued from the model old\n")
+    assert section(facts, "Licence and attribution").endswith("has a licence that is not known here.")
+    assert model_card.unknown(facts) == ["licence of old"]
+
+
+@pytest.mark.parametrize(
+    "objective, first, last",
+    [
+        ("nsp", "masked words and next sentences.", "Measure"),
+        ("sop", "masked words and the order of sentences.", "Measure"),
+        ("none", "masked words.", "Its next-sentence head was not trained."),
+    ],
+)
+def test_the_tasks_are_those_of_the_samples(objective, first, last):
+    facts = with_training(options={"objective": objective}, longest_sample=512)
+    assert f"A Japanese BERT, pre-trained with {first}\n" in model_card.model_card(facts)
+    assert f"\n- {last}" in section(facts, "Intended use and limits")
+    assert ("Its next-sentence head" in model_card.model_card(facts)) == (objective == "none")
+
+
+# Several texts
+
+
+HOSPITAL = {"name": "hospital", "license": "in-house", "source": "our reports", "dump": None}
+
+
+def with_sources(*sources: dict, **changes) -> Facts:
+    return with_corpus(name="jawiki; hospital", license=None, source=None, dump=None, sources=list(sources), **changes)
+
+
+def test_each_text_is_in_the_card_with_its_share_and_its_own_licence():
+    facts = with_sources(CORPUS | {"share": 0.7}, HOSPITAL | {"share": 0.3})
+    assert section(facts, "Training data").splitlines()[:7] == [
+        "- Text: jawiki, 70.0% of the samples",
+        "  - Source: Japanese Wikipedia, https://ja.wikipedia.org/",
+        "  - Licence: CC BY-SA 4.0",
+        "  - Dump: of 2026-11-01, `jawiki-20261101-pages-articles.xml.bz2`, sha256 `da01`, sha1 `da02`",
+        "- Text: hospital, 30.0% of the samples",
+        "  - Source: our reports",
+        "  - Licence: in-house",
+    ]
+    attribution = section(facts, "Licence and attribution").split("\n\n")[1:]
+    assert attribution[0].startswith("The text jawiki (Japanese Wikipedia, https://ja.wikipedia.org/) is by Wikipedia")
+    assert attribution[1:] == ["The text hospital (our reports) is under this licence: in-house."]
+    assert metadata(facts).to_dict()["datasets"] == ["wikipedia"]
+    assert changelog(facts).splitlines()[5] == "- Training text: jawiki, dump of 2026-11-01; hospital"
+    assert model_card.unknown(facts) == []
+
+
+def test_a_text_of_which_nothing_is_known_is_said_beside_the_others():
+    nothing = {"name": None, "license": None, "source": None, "dump": None, "share": 0.3}
+    facts = with_sources(CORPUS | {"share": 0.7}, nothing)
+    assert "- Text: a text of unknown name, 30.0% of the samples\n" in section(facts, "Training data")
+    assert section(facts, "Licence and attribution").endswith("The licence of the training text is unknown.")
+    missing = ["name of the training text", "source of the training text", "licence of the training text"]
+    assert model_card.unknown(facts) == missing
+
+
+def test_texts_behind_the_tokenizer_and_the_model_that_was_continued_are_in_the_card():
+    books = {"name": "books", "license": "CC BY 4.0", "source": "a library", "dump": None}
+    facts = with_training(continued_from={"name": "old", "license": "mit", "corpus": books})
+    tokenizer = FACTS.tokenizer | {"corpus": HOSPITAL | {"private": False}}
+    facts = dataclasses.replace(facts, tokenizer=tokenizer)
+    lines = section(facts, "Training data").splitlines()
+    behind = ", behind the model or the tokenizer that this one was begun with"
+    assert [line for line in lines if line.startswith("- Text: ")] == [
+        *("- Text: jawiki", f"- Text: books{behind}", f"- Text: hospital{behind}")
+    ]
+    text = section(facts, "Licence and attribution")
+    assert "The text books (a library) is under this licence: CC BY 4.0.\n" in text
+    assert "The text hospital (our reports) is under this licence: in-house.\n" in text
+    assert [each["name"] for each in facts.licensed] == ["jawiki", "books", "hospital", "old"]
+    same = dataclasses.replace(FACTS, tokenizer=FACTS.tokenizer | {"corpus": CORPUS})
+    assert model_card.model_card(same) == model_card.model_card(FACTS)
+
+
+# Tokenizers
+
+
+def test_a_tokenizer_that_is_not_sentencepiece_is_what_transformers_says_of_it():
+    tried = dataclasses.replace(TRIED, tokenizer="`BertJapaneseTokenizer` (mecab, wordpiece)", mask="<mask>")
+    facts = dataclasses.replace(FACTS, tokenizer=None, tried=tried)
+    assert section(facts, "Tokenizer").splitlines() == [
+        "- `BertJapaneseTokenizer` (mecab, wordpiece), 32,000 pieces",
+        "- Special pieces: `<pad>`, `<unk>`, `[CLS]`, `[SEP]`, `[MASK]`",
+        "- Its files: sha256 `70c0`",
+    ]
+    assert model_card.unknown(facts) == []
+    assert 'for guess in fill_mask("専門として<mask>を専攻しています"):\n' in model_card.model_card(facts)
+    assert metadata(facts).to_dict()["widget"][1] == {"text": "朝ご飯に<mask>を食べた。"}
+
+
+# The template
+
+
+def card_of(path, text: str) -> str:
+    path.write_text(text, encoding="utf-8")
+    return model_card.model_card(FACTS, model_card.read_template(str(path)))
+
+
+def test_a_template_of_ones_own_is_filled_in(tmp_path):
+    text = "---\n$metadata\nthumbnail: a.png\n---\n\n# ${name}の説明\n\n価格は$$5、$steps ステップ。\n"
+    written = card_of(tmp_path / "card.md", text)
+    assert (
+        written == f"---\n{FRONT_MATTER}thumbnail: a.png\n---\n\n# bert-base-jaの説明\n\n価格は$5、210,000 ステップ。\n"
+    )
+
+
+def test_lines_blocks_and_sections_with_a_fact_that_is_not_known_go():
+    text = "# $name\n\n## A\n\n### B\n\n- $gone\n\n```\n# no heading\n$gone\n```\n\n## C\n\n- $gone\n- $here\n\n## D\n"
+    known = {"name": "n", "gone": None, "here": "h"}
+    assert model_card.fill(text, known) == ("# n\n\n## C\n\n- h\n", ["gone"])
+    kept = ("# n\n\n## A\n\n### B\n\n- x\n\n```\n# no heading\nx\n```\n\n## C\n\n- x\n- h\n", [])
+    assert model_card.fill(text, known | {"gone": "x"}) == kept
+    assert model_card.fill(text, known | {"gone": ""}) == ("# n\n\n## C\n\n- h\n", [])  # does not apply
+
+
+HEAD = "---\n$metadata\n---\n"
+
+
+@pytest.mark.parametrize(
+    "text, said",
+    [
+        (f"{HEAD}# $nam\n", "line 4: $nam is no fact of a card, those are metadata, name, license, "),
+        (f"{HEAD}$5\n", "line 4: a $ that begins no fact must be written $$"),
+        ("# $name\n", " must begin with the lines ---, $metadata and ---, and what YAML you add between them"),
+        (f"---\n$metadata\na: [\n---\n{HEAD}", " must begin with the lines ---, $metadata and ---, "),
+    ],
+)
+def test_a_template_that_cannot_become_a_card_is_refused(tmp_path, text, said):
+    with pytest.raises(StageError) as error:
+        card_of(tmp_path / "card.md", text)
+    assert str(error.value).startswith(f"{tmp_path / 'card.md'}{' ' * said.startswith('line')}{said}")
+
+
+def test_every_fact_has_a_place_in_our_template():
+    template = model_card.TEMPLATE.read_text(encoding="utf-8")
+    assert sorted(string.Template(template).get_identifiers()) == sorted(model_card.values(FACTS))
+
+
+def test_prompts_of_ones_own(tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("患者は[MASK]を訴えた。\n\n [MASK]を処方した。\n", encoding="utf-8")
+    assert model_card.read_prompts(str(path)) == ("患者は[MASK]を訴えた。", "[MASK]を処方した。")
+    path.write_text("患者は[MASK]を[MASK]。\n", encoding="utf-8")
+    with pytest.raises(
+        StageError, match=r"'患者は\[MASK\]を\[MASK\]。' must have one \[MASK\]: give each prompt a line"
+    ):
+        model_card.read_prompts(str(path))
+    path.write_text("\n \n")
+    with pytest.raises(StageError, match="has no prompt"):
+        model_card.read_prompts(str(path))
+    assert model_card.read_prompts(None) == model_card.PROMPTS
 
 
 @given(st.text(), st.text(), st.text())
@@ -390,30 +628,10 @@ def test_no_name_of_a_corpus_breaks_the_card(name, source, license):
     text = model_card.model_card(facts)
     card = ModelCard(text)
     assert card.data.to_dict() == metadata(facts).to_dict()
-    headings = [line for line in text.split("\n") if line.startswith("#")]
-    assert headings == [line for line in BODY.split("\n") if line.startswith("#")]
+    assert headings(text) == headings(BODY)
 
 
-# Records without what is private
-
-
-def test_public_keeps_all_but_the_machine():
-    record = {
-        "stage": "x",
-        "run": {"host": "h", "paths": {"a": "/a"}},
-        "model": {"lr": 0.1, "_instantiator": "module"},
-        "inputs": [{"name": "a.txt", "size": 3}, {"run": 1}],
-        "source": "/home/taro/a.txt",
-        "none": None,
-    }
-    assert public(record) == {
-        "stage": "x",
-        "model": {"lr": 0.1},
-        "inputs": [{"name": "a.txt", "size": 3}, {}],
-        "source": None,
-        "none": None,
-    }
-    assert list(strings(record)) == ["x", "a.txt", "/home/taro/a.txt"]
+# Of a private corpus
 
 
 def private_facts(**changes) -> Facts:
@@ -428,41 +646,26 @@ def test_the_card_of_a_private_corpus_says_its_name_source_and_licence_alone():
     assert facts.private
     assert not FACTS.private
     assert section(facts, "Training data").splitlines() == [
-        "- Corpus: jawiki",
-        "- Source: Japanese Wikipedia, https://ja.wikipedia.org/",
-        "- Licence of the text: CC BY-SA 4.0",
+        "- Text: jawiki",
+        "  - Source: Japanese Wikipedia, https://ja.wikipedia.org/",
+        "  - Licence: CC BY-SA 4.0",
         "- The text is private: this is all that is said of it",
     ]
     said = [line for line in model_card.model_card(facts).split("\n") if line not in model_card.model_card(FACTS)]
     assert said == ["- The text is private: this is all that is said of it"]
-    for figure in ("1,420,000", "20,113,542", "18,693,542", "1,084,225,436", "5a01", "da01", "7.0625", "2026-11-01"):
+    secrets = ("1,420,000", "20,113,542", "18,693,542", "1,084,225,436", "5a01", "da01", "7.0625", "3,118,080,000")
+    for figure in (*secrets, "2026-11-01", "医学", "パン"):
         assert figure in model_card.model_card(FACTS) + changelog(FACTS)
         assert figure not in model_card.model_card(facts) + changelog(facts) + json.dumps(facts.model)
     assert "- Its longest training sample had 300 of 512 tokens" in section(facts, "Intended use and limits")
-    assert facts.unknown() == []
+    assert model_card.unknown(facts) == []
 
 
 def test_a_private_corpus_of_unknown_origin_is_said_to_be_both():
-    assert section(private_facts(corpus=None), "Training data").splitlines() == [
-        "- The origin and the licence of the training text are unknown: no record says them.",
-        "- The text is private: this is all that is said of it",
-    ]
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["/home/taro/a.txt", "mine, /data/a", "~/a.txt", r"C:\texts\a.txt", "file:///a", "(/mnt/a)", r"\\server\share"],
-)
-def test_paths_are_known(text):
-    assert has_path(text)
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "jawiki", "Japanese Wikipedia, https://ja.wikipedia.org/", "CC BY-SA 3.0/GFDL", "CC BY / GFDL", "3:10", "a~b"],
-)
-def test_names_and_addresses_are_no_paths(text):
-    assert not has_path(text)
+    facts = private_facts(corpus=None)
+    assert section(facts, "Training data") == "- The text is private: this is all that is said of it"
+    assert section(facts, "Licence and attribution").endswith("The licence of the training text is unknown.")
+    assert model_card.unknown(facts) == ["sources"]
 
 
 # Results

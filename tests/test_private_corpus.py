@@ -65,14 +65,14 @@ def test_what_is_made_of_private_samples_is_private_and_shows_no_text(samples, c
     trainer.main(["--config", str(CONFIG), *map(str, FEW)])
     export_model.main("last")
     convert_tokenizer.main()
-    release_model.main(test_result=None)
+    release_model.main(test_result=None, license="other")
     talk = "".join(capsys.readouterr())
     made = ("data/train.jsonl.meta.json", "model/meta.json", "model/tokenizer.meta.json")
     release = "release/bert-base-ja"
     assert [name for name, private in private_records(folder).items() if private] == [*made, f"{release}/meta.json"]
     assert leaks(folder, talk, Path("data/train.txt").read_text()) == {}
     assert talk.count("warning: the corpus is private, and the vocabulary ") == 1
-    assert f"- Corpus: {NAME}\n" in Path(release, "README.md").read_text()
+    assert f"- Text: {NAME}\n" in Path(release, "README.md").read_text()
 
 
 @pytest.mark.full
@@ -96,7 +96,7 @@ def test_every_stage_keeps_a_private_text_for_itself(tmp_path):
     codes.append(run("trainer.py", "--config", CONFIG, *FEW))
     codes.append(run("test.py", "--ckpt_path", "last", stdout=tmp_path / "test_result.json"))
     codes.append(run("export_model.py", "--ckpt_path", "last"))
-    codes += [run("convert_tokenizer.py"), run("release_model.py")]
+    codes += [run("convert_tokenizer.py"), run("release_model.py", "--license", "other")]
     assert codes == [0] * 10, talk
     records = private_records(tmp_path)
     assert len(records) == 13

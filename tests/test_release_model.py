@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 import convert_tokenizer
 import export_model
 import release_model
-from bert_ja import files, model_card, tokenization
+from bert_ja import files, loss_curve, model_card, tokenization
 from bert_ja.cli import StageError
 
 CHECKPOINT = {"name": "epoch=0-step=7.ckpt", "size": 1, "sha256": "c0ffee" * 10 + "c0ff"}
@@ -37,6 +37,16 @@ CORPUS = {
     "source": "Japanese Wikipedia, https://ja.wikipedia.org/",
     "dump": {"date": "2026-11-01", "file": "jawiki-20261101-pages-articles.xml.bz2", "sha256": "da" * 32},
 }
+CURVE = {"train_mlm_loss": [[2, 7.5], [4, 6.5]], "val_mlm_loss": [[4, 6.75]]}
+HISTORY = {
+    "seen": {"samples": 224, "tokens": 4480},
+    "hardware": [{"device": "NVIDIA H100 80GB HBM3", "devices": 1, "seconds": 3.5}],
+    "curve": CURVE,
+}
+SETTINGS = {
+    **{"samples_per_step": 32, "gradient_clip_val": 1.0, "precision": "32-true", "seed": 1000, "data_seed": 1000},
+    **{"mlm_probability": 0.15, "mask_replace_prob": 0.8, "random_replace_prob": 0.1},
+}
 COUNTS = {"sentences": 500, "documents": 20, "samples": 480, "tokens": 9600, "random_pairs": 240}
 OPTIONS = {
     "vocab_size": 120,
@@ -54,8 +64,8 @@ OPTIONS = {
     "weight_decay": 0.0,
     "_instantiator": "pytorch_lightning.cli.instantiate_module",
 }
-RELEASED = ["CHANGELOG.md", "README.md", "config.json", "meta.json", "model.safetensors", "spm.model"]
-RELEASED += ["tokenizer.json", "tokenizer_config.json"]
+RELEASED = ["CHANGELOG.md", "README.md", "config.json", "loss_curve.png", "meta.json", "model.safetensors"]
+RELEASED += ["spm.model", "tokenizer.json", "tokenizer_config.json"]
 SOON = "make it with test.py --ckpt_path ... > test_result.json, or pass --test_result none"
 
 
@@ -84,6 +94,7 @@ def write_model_record(folder: Path, training: dict) -> None:
         "model": OPTIONS,
         "steps": 7,
         "training": training,
+        **HISTORY,
         "run": files.run_facts(checkpoint=folder / "secret" / "best.ckpt"),
     }
     files.write_record(folder, record)
@@ -107,8 +118,8 @@ def built(tmp_path_factory) -> Path:
     with files.output_folder(folder / "model", "export_model.py") as model:
         export_model.write_model(BertForPreTraining(BertConfig(**shape)), vocabulary, model)
         tokenization.write_tokenizer_folder((folder / "sp.model").read_bytes(), model, 32)
-        training = {"tokenizer": vocabulary.facts(), "samples": {}, "counts": COUNTS, "corpus": CORPUS}
-        training["longest_sample"] = 30
+        training = {"tokenizer": vocabulary.facts(), "samples": {"train": SAMPLES}, "counts": COUNTS, "corpus": CORPUS}
+        training |= {"longest_sample": 30, "settings": SETTINGS}
         write_model_record(model, training | {"unigram_entropy": 6.0, "versions": files.versions("torch")})
     spm = tokenization.read_model(folder / "sp.model")
     convert_tokenizer.convert(folder / "model", folder / "sp.model", spm, folder / "lines.txt", private=False)
@@ -131,7 +142,7 @@ def release(built) -> Path:
     shutil.copytree(built, built.parent / "made")
     finished = stage("release_model.py", cwd=built.parent / "made")
     last = finished.stderr.splitlines()[-1]
-    assert re.fullmatch(r"wrote 7 files, 0\.\d MB, to release/bert-base-ja, loaded them and filled a mask", last), (
+    assert re.fullmatch(r"wrote 8 files, 0\.\d MB, to release/bert-base-ja, loaded them and filled a mask", last), (
         finished.stderr
     )
     assert finished.stdout == ""
@@ -204,10 +215,19 @@ def test_card_is_what_the_records_say(release, built):
         parameters=record_parameters(built / "model"),
         test=RESULT,
         test_record=record["test.py"],
+        tried=tried(release),
     )
     assert (release / "README.md").read_text() == model_card.model_card(facts)
     assert (release / "CHANGELOG.md").read_text() == model_card.changelog(facts)
-    assert facts.unknown() == []
+    assert (release / "loss_curve.png").read_bytes() == loss_curve.draw(CURVE, 6.0)
+    assert model_card.unknown(facts) == []
+
+
+def tried(folder: Path) -> model_card.Tried:
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    loaded = AutoModelForMaskedLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    return model_card.try_out(*loaded, model_card.PROMPTS)
 
 
 def record_parameters(folder: Path) -> int:
@@ -230,11 +250,24 @@ def test_front_matter_has_the_numbers_of_the_json(release):
     }
 
 
-def test_the_example_of_the_card_runs(release, capsys, monkeypatch):
+def examples(release: Path) -> list[str]:
+    """The Python of the card."""
+    return re.findall(r"```python\n(.*?)```", (release / "README.md").read_text(), re.DOTALL)
+
+
+def test_the_first_example_of_the_card_prints_what_the_card_says(release, capsys, monkeypatch):
     monkeypatch.chdir(release.parent)
-    example = re.search(r"```python\n(.*?)```", (release / "README.md").read_text(), re.DOTALL)[1]
-    exec(example.replace("NAME", "bert-base-ja"), {})
-    assert len(capsys.readouterr().out.splitlines()) == 5
+    exec(examples(release)[0].replace("NAME", "bert-base-ja"), {})
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == 5
+    assert f"This model answers:\n\n```text\n{printed}```\n" in (release / "README.md").read_text()
+
+
+def test_the_card_shows_the_picture_that_lies_beside_it(release):
+    assert (
+        "![Losses of training and validation over the optimizer steps](loss_curve.png)"
+        in (release / "README.md").read_text()
+    )
 
 
 def test_the_released_folder_loads_with_both_heads(release):
@@ -247,29 +280,62 @@ def test_the_released_folder_loads_with_both_heads(release):
 # Options
 
 
-def test_without_a_result_the_card_says_so(here, capsys):
+def test_without_a_result_the_card_has_no_evaluation(here, capsys):
     Path("test_result.json").unlink()
     release_model.main(test_result=None)
     card = Path("release/bert-base-ja/README.md").read_text()
-    assert "Not evaluated: this release was made without a test result." in card
+    assert "## Evaluation" not in card
     assert "model-index" not in card
-    assert "not known, and the card says so or leaves it out: the model's test result" in capsys.readouterr().err
+    assert "not known, and left out of the card: test samples, results\n" in capsys.readouterr().err
     record = json.loads(Path("release/bert-base-ja/meta.json").read_text())
     assert record["result"] is None
     assert list(record["records"]) == ["export_model.py", "convert_tokenizer.py"]
 
 
+def test_a_run_without_events_has_a_card_without_a_picture(here, capsys):
+    edit_record("model/meta.json", curve=None, hardware=None)
+    release_model.main()
+    assert "not known, and left out of the card: hardware, loss curve\n" in capsys.readouterr().err
+    assert sorted(file.name for file in Path("release/bert-base-ja").iterdir()) == [
+        name for name in RELEASED if name != "loss_curve.png"
+    ]
+    assert "loss_curve.png" not in Path("release/bert-base-ja/README.md").read_text()
+
+
 def test_a_text_of_unknown_origin_is_said_to_be_unknown(here, capsys):
     write_model_record(Path("model"), {"corpus": None, "counts": None, "samples": {"train": None}})
+    edit_record("model/tokenizer.meta.json", corpus={"private": False})
+    assert error() == (
+        "--license is needed, none follows from what the model is made of (its text: unknown): name the licence that "
+        "you release it under, such as apache-2.0 or other"
+    )
     release_model.main(license="apache-2.0")
     card = Path("release/bert-base-ja/README.md").read_text()
-    assert "The origin and the licence of the training text are unknown" in card
     assert "The licence of the training text is unknown." in card
     assert "This model is released under `apache-2.0`." in card
     assert "CC BY-SA" not in card
     said = capsys.readouterr().err
-    assert "the name of the training text, the source of the training text, the licence of the training text" in said
-    assert "warning: make sure that the training text may be used for a model under apache-2.0\n" in said
+    assert "left out of the card: sources, training part, samples, sample files, samples per step, " in said
+    doubt = "make sure that the training text (licence unknown) may be used for a model under apache-2.0"
+    assert f"warning: {doubt}\n" in said
+
+
+def test_wikipedia_released_under_another_licence_is_warned_of(here, capsys):
+    release_model.main(license="apache-2.0")
+    assert "warning: jawiki (CC BY-SA 4.0) asks for the same licence of what is made of it: " in capsys.readouterr().err
+    assert ModelCard.load("release/bert-base-ja/README.md").data.license == "apache-2.0"
+
+
+def test_several_texts_are_all_in_the_card_and_the_record(here, capsys):
+    hospital = {"name": "hospital", "license": "in-house", "source": "our reports", "dump": None, "share": 0.3}
+    sources = [CORPUS | {"share": 0.7}, hospital]
+    write_model_record(Path("model"), {"corpus": {**CORPUS, "name": "jawiki; hospital", "sources": sources}})
+    release_model.main()
+    card = Path("release/bert-base-ja/README.md").read_text()
+    assert "- Text: hospital, 30.0% of the samples\n  - Source: our reports\n  - Licence: in-house\n" in card
+    assert files.read_record("release/bert-base-ja")["corpus"]["sources"] == sources
+    warning = "warning: make sure that hospital (in-house) may be used for a model under cc-by-sa-4.0\n"
+    assert warning in capsys.readouterr().err
 
 
 def test_a_source_that_is_a_path_is_left_out_and_said(here, capsys):
@@ -280,6 +346,41 @@ def test_a_source_that_is_a_path_is_left_out_and_said(here, capsys):
     assert said in capsys.readouterr().err
     for file in Path("release/bert-base-ja").iterdir():
         assert b"hanako" not in file.read_bytes()
+
+
+def test_a_field_that_nobody_has_allowed_is_not_released(here):
+    edit_record("model/meta.json", command=["hanako"], training={"corpus": CORPUS, "notes": "hanako"})
+    release_model.main()
+    for file in Path("release/bert-base-ja").iterdir():
+        assert b"hanako" not in file.read_bytes()
+
+
+def test_a_template_and_prompts_of_ones_own(here):
+    Path("card.md").write_text("---\n$metadata\n---\n\n# $name\n\n$steps 歩。\n\n$predictions\n")
+    Path("prompts.txt").write_text("母は[MASK]で文を専攻している。\n彼は[MASK]を専攻している。\n")
+    release_model.main(card_template="card.md", prompts="prompts.txt")
+    card = ModelCard.load("release/bert-base-ja/README.md")
+    assert [each["text"] for each in card.data.widget] == Path("prompts.txt").read_text().splitlines()
+    assert card.text.startswith("\n# bert-base-ja\n\n7 歩。\n\nThis model answers:\n\n```text\n")
+    assert card.text.count("彼は[MASK]を専攻している。\n  ") == 1
+
+
+def test_a_template_that_cannot_work_is_refused_before_the_work(here):
+    Path("card.md").write_text("---\n$metadata\n---\n\n# $nam\n")
+    shutil.rmtree("model/")
+    Path("model").mkdir()  # which is looked into later
+    assert error(card_template="card.md").startswith("card.md line 5: $nam is no fact of a card, those are metadata, ")
+    hint = "name a template with --card_template, or leave it out"
+    assert error(card_template="none.md") == f"none.md not found: {hint}"
+
+
+def test_a_prompt_that_is_too_long_is_refused(here):
+    Path("prompts.txt").write_text("母は東京で工を専攻している。" * 9 + "[MASK]\n")
+    said = error(prompts="prompts.txt")
+    assert re.fullmatch(
+        r"the prompt 母は東京で工を専攻している。母は東京で工\.\.\. has \d+ tokens, the model reads 32: shorten it",
+        said,
+    )
 
 
 WARNING = (
@@ -297,6 +398,7 @@ def test_a_private_corpus_is_warned_of_once_and_the_release_is_silent_on_it(here
     expected = {name: CORPUS[name] for name in ("name", "license", "source")} | {"dump": None, "private": True}
     assert record["corpus"] == expected
     assert "- The text is private: this is all that is said of it\n" in (folder / "README.md").read_text()
+    assert "This model answers" not in (folder / "README.md").read_text()
     for figure in ("500 sentences", "9,600 tokens", "2026-11-01", '"sentences": 500', '"unigram_entropy": 6.0'):
         assert any(figure in (release / name).read_text() for name in ("README.md", "meta.json"))
         assert not any(figure in (folder / name).read_text() for name in ("README.md", "CHANGELOG.md", "meta.json"))
@@ -350,7 +452,8 @@ def test_a_file_that_no_record_names_stays_behind(here, capsys):
 
 def test_help_explains_every_option(here):
     finished = stage("release_model.py", "--help", cwd=here)
-    for option in ("model_dir", "name", "release_dir", "test_result", "license", "changelog"):
+    options = ("model_dir", "name", "release_dir", "test_result", "license", "changelog", "card_template", "prompts")
+    for option in options:
         assert f"--{option}" in finished.stdout + finished.stderr
     assert not Path("release").exists()
 
