@@ -196,7 +196,8 @@ def name_of(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     facts = read_facts(with_cards=False)
-    return f"{facts.cpu}, {facts.threads} threads" if device.type == "cpu" else device.type
+    threads = f"{facts.threads} thread{'s' * (facts.threads > 1)}"
+    return f"{facts.cpu}, {threads}" if device.type == "cpu" else device.type
 
 
 # Decisions

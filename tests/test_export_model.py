@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import torch
 import yaml
@@ -6,7 +7,7 @@ from conftest import refusal, stage
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, pipeline
 
 import export_model
-from bert_ja import files, training
+from bert_ja import files, loss_curve, training
 from bert_ja.pretraining import BertPretraining
 
 EXPORTED = ["config.json", "meta.json", "model.safetensors", "spm.model", "tokenizer.json", "tokenizer.meta.json"]
@@ -98,6 +99,27 @@ def test_a_disk_that_fills_up_leaves_no_folder(work, run, disk):
 def test_records_name_the_checkpoint(model, run):
     record = files.require_record(model, "export_model.py")
     assert record["inputs"] == [files.describe(run / "checkpoints" / "last.ckpt")]
+
+
+def test_the_record_has_what_the_run_was(model, run):
+    record, checkpoint = files.read_record(model), training.load_checkpoint(run / "checkpoints" / "last.ckpt")
+    assert record["seen"] == checkpoint["callbacks"]["Throughput"]
+    assert record["hardware"] == checkpoint["hardware"] != []
+    assert record["curve"] == loss_curve.read(run, 40)
+    assert [at for at, _ in record["curve"]["val_mlm_loss"]] == [20, 40]
+
+
+def test_a_checkpoint_that_stands_alone_has_no_curve_which_is_said(run, tmp_path, capsys):
+    shutil.copy(run / "checkpoints" / "last.ckpt", tmp_path / "copy.ckpt")
+    content = training.load_checkpoint(tmp_path / "copy.ckpt")
+    found = training.run_history(tmp_path / "copy.ckpt", content)
+    assert found == {"seen": content["callbacks"]["Throughput"], "hardware": content["hardware"], "curve": None}
+    said = f"{tmp_path.parent} holds no events of the run: the model card will have no loss curve\n"
+    assert capsys.readouterr().err == said
+    for name in ("hardware", "callbacks"):  # as in earlier versions
+        del content[name]
+    expected = {"seen": None, "hardware": None, "curve": loss_curve.read(run, 40)}
+    assert training.run_history(run / "checkpoints" / "last.ckpt", content) == expected
 
 
 def test_the_origin_of_the_text_is_in_the_record_and_private_is_what_any_input_calls_so(model, run, copy, monkeypatch):

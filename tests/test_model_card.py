@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import ModelCard
 from hypothesis import given
 from hypothesis import strategies as st
+from texts import write_wordpiece
 
 from bert_ja import model_card
 from bert_ja.cli import StageError
@@ -556,6 +557,32 @@ def test_a_tokenizer_that_is_not_sentencepiece_is_what_transformers_says_of_it()
     assert model_card.unknown(facts) == []
     assert 'for guess in fill_mask("専門として<mask>を専攻しています"):\n' in model_card.model_card(facts)
     assert metadata(facts).to_dict()["widget"][1] == {"text": "朝ご飯に<mask>を食べた。"}
+
+
+def test_a_wordpiece_model_is_tried_with_its_own_mask(tmp_path):
+    """One as people in Japan continue from: MeCab, WordPiece, another name for the mask."""
+    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
+
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "<m>",
+        *("朝ご飯", "朝", "ご", "飯", "##ご", "##飯", "に", "を", "食べ", "た", "。"),
+    ]
+    folder = write_wordpiece(tmp_path, pieces, mask_token="<m>")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    model = BertForMaskedLM(BertConfig(vocab_size=len(pieces), max_position_embeddings=16, **shape)).eval()
+    found = model_card.try_out(model, tokenizer, ["朝ご飯に[MASK]を食べた。"])
+    assert found.tokenizer == "`BertJapaneseTokenizer` (mecab, wordpiece)"
+    assert (found.mask, found.special_pieces) == ("<m>", ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "<m>"))
+    assert [len(guesses) for guesses in found.filled.values()] == [model_card.LIKELIEST]
+    facts = dataclasses.replace(FACTS, tokenizer=None, prompts=tuple(found.filled), tried=found)
+    assert 'fill_mask("朝ご飯に<m>を食べた。")' in model_card.model_card(facts)
+    with pytest.raises(StageError, match=r"the prompt 朝ご飯に.* has 24 tokens, the model reads 16: shorten it"):
+        model_card.try_out(model, tokenizer, ["朝ご飯に" * 10 + "[MASK]。"])
 
 
 # The template

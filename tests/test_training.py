@@ -384,6 +384,24 @@ def test_validation_measures_several_files_together_and_each(here, capsys):
     assert found["val_nsp_loss/a"] != found["val_nsp_loss/b/c"]
 
 
+def test_a_run_on_several_texts_records_each_with_its_share(here):
+    record = files.read_record("data/train.jsonl")
+    record["outputs"] = [files.describe("data/train.jsonl") | {"name": "other.jsonl"}]
+    shutil.copy("data/train.jsonl", "data/other.jsonl")
+    hospital = {"name": "hospital", "license": "in-house", "source": "our reports", "dump": None}
+    files.write_record("data/other.jsonl", record | {"corpus": hospital})
+    shares = {"data/train.jsonl": 7, "data/other.jsonl": 3}
+    data = training.PretrainingData("output/model", shares, "data/valid.jsonl")
+    data.require("train", 512)
+    found = training.data_facts(data)["corpus"]
+    sample = record["corpus"]
+    assert found["sources"] == [
+        {name: sample[name] for name in files.ORIGIN} | {"share": 0.7},
+        hospital | {"share": 0.3},
+    ]
+    assert found["license"] == "CC0-1.0; in-house"
+
+
 def test_the_loss_of_one_file_can_be_what_checkpoints_are_kept_by(here):
     given = ("--data.valid_file", "{a: data/valid.jsonl, b: data/test.jsonl}")
     few = ("--trainer.max_epochs", 1, "--trainer.limit_train_batches", 2, "--trainer.check_val_every_n_epoch", 1)
