@@ -40,7 +40,15 @@ SAMPLE_OPTIONS = _kept(
 MODEL = _kept(
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "lr", "num_warmup_steps", "lr_schedule", "optimizer"),
-    *("weight_decay", "max_nonfinite_steps", "attention_backend", "compile", "packed", "type_vocab_size"),
+    *(
+        "weight_decay",
+        "max_nonfinite_steps",
+        "attention_backend",
+        "compile",
+        "cuda_graphs",
+        "packed",
+        "type_vocab_size",
+    ),
     *("hidden_act", "layer_norm_eps", "embedding_rows", "pad_token_id", "vocab_size"),
 )
 SETTINGS = _kept(
