@@ -138,6 +138,7 @@ def convert(folder: Path, spm_model: Path, model: bytes, text: Path | None, priv
         "tokenizer": facts,
         "parity": parity.record(),
         "corpus": files.corpus_facts(files.read_record(spm_model.parent), private),
+        "history": files.history(spm_model.parent),
         "run": files.run_facts(spm_model=spm_model, output_dir=folder, text_file=text),
     }
     files.write_record(folder, record, RECORD)

@@ -114,9 +114,10 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
             "tokenizer": data.vocabulary.facts(),
             "model": {name: value for name, value in checkpoint["hyper_parameters"].items() if name[0] != "_"},
             "steps": checkpoint["global_step"],
-            "training": checkpoint["provenance"],
+            "training": {name: fact for name, fact in checkpoint["provenance"].items() if name != "history"},
             **training.run_history(path, checkpoint),
             "corpus": corpus,
+            "history": checkpoint["provenance"].get("history", []),  # earlier versions wrote none
             "run": files.run_facts(checkpoint=path, output_dir=output_dir),
         }
         files.write_record(folder, record)

@@ -143,6 +143,7 @@ def record(
         "counts": {**counts, "sentences": writer.sentences, "characters": writer.characters},
         "failed_pages": failures,
         "corpus": {"name": None, "license": None, "source": None, "dump": dumps.facts(paths, inputs)},
+        "history": files.history(*filter(Path.is_file, paths)),
     }
 
 

@@ -99,7 +99,7 @@ def prepare(
     """Both passes over the texts, and what is said of them; the writers of the three parts."""
     folder, seed, asked = outputs[0].parent, common["seed"], common["options"]
     before, inventory = corpus.state(paths), Inventory(work)
-    common["inputs"] = [documents.describe(path) for path in paths]
+    common["inputs"] = [documents.describe(file) for path in paths for file in documents.with_index(path)]
     inventory.take(all_documents(paths, reading, "reading"), chosen, seed)
     inventory.count_repeats(chosen.min_sentences)
     corpus.plan(inventory, chosen, asked["valid_sentences"], asked["test_sentences"])
@@ -191,6 +191,7 @@ def main(
         "seed": seed,
         "versions": files.versions("numpy"),
         "corpus": corpus.origin(paths, name, license, source, private),
+        "history": files.history(*filter(Path.is_file, paths)),
     }
 
     with files.work_folder(folder / REPORT) as work:  # holds off a second run until the records are written

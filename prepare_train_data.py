@@ -248,6 +248,7 @@ def main(
     out, found, seconds = work.out, samples.findings(rule, counts, written, lengths), time.monotonic() - started
     if out.path is not None:
         about = {"inputs": [read], "outputs": [out.describe()], "corpus": corpus}
+        about["history"] = files.history(text, tokenization.record_folder(tokenizer_model))
         run = files.run_facts(filename=filename, tokenizer_model=tokenizer_model) | {"num_workers": num_workers}
         run["samples_per_second"] = round(made / seconds)
         files.write_record(out.path, agreed | about | found | {"run": run})

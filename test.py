@@ -69,6 +69,7 @@ def main(
             "tokenizer": data.vocabulary.facts(),
             "corpus": data.corpus("test", files.corpus_facts(checkpoint["provenance"])["private"]),
             "steps": checkpoint["global_step"],
+            "history": data.history(),
             "run": files.run_facts(checkpoint=path, test_file=next(iter(data.shares["test"]))),
         }
         files.write_record(out.path, record)

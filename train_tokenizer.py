@@ -134,6 +134,7 @@ def main(
             "tokenizer": tokenization.tokenizer_facts(model_partial),
             "parity": parity.record(),
             "corpus": corpus,
+            "history": files.history(text),
             "run": files.run_facts(train_file=text, spm_model_dir=spm_folder, model_dir=model_folder),
         }
         for folder in (spm_partial, model_partial):

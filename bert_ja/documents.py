@@ -225,6 +225,12 @@ def is_jsonl(path: Path | str) -> bool:
     return plain_path(path).suffix in JSONL
 
 
+def with_index(path: Path) -> list[Path]:
+    """What is read of a corpus: the path itself, and the index beside a text that has one."""
+    indexed = path.is_file() and not is_jsonl(path) and index_path(path).is_file()
+    return [path, index_path(path)] if indexed else [path]
+
+
 # A document is read as its row and its lines, some thousands at a time and none of them blank.
 Chunks = Iterator[list[str]]
 

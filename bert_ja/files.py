@@ -29,6 +29,8 @@ JOURNAL, JOURNAL_SECONDS = "journal.json", 5.0  # how often a long work saves ho
 TEMPORARY, TEMPORARY_SECONDS = "bert-ja-", 60  # name of temporary folders; when one without a lock was left behind
 TOKENIZER_RECORD = "tokenizer.meta.json"  # of convert_tokenizer.py, beside the meta.json of a model folder
 ORIGIN = ("name", "license", "source", "dump")  # of a corpus
+# What a record keeps when later ones carry it along: what it takes to make its outputs again and to compare them.
+CARRIED = ("stage", "options", "seed", "versions", "inputs", "outputs", "counts", "tokenizer", "corpus")
 _started = time.time()
 
 
@@ -711,6 +713,39 @@ def require_recorded(
         )
 
 
+# What outputs were made from
+
+
+def has_recorded_size(path: Path | str, record: dict) -> bool:
+    """Whether a file, or every file of a folder, still has the size that its record says."""
+    path = behind_link(path)
+    sizes = {file["name"]: file["size"] for file in record.get("outputs", [])}
+    found = [path / name for name in sizes] if path.is_dir() else [path]
+    return all(file.is_file() and file.stat().st_size == sizes.get(file.name) for file in found)
+
+
+def each_once(records: Iterable[dict]) -> list[dict]:
+    """Records in their order, without those that are equal to an earlier one."""
+    kept: list[dict] = []
+    for record in records:
+        kept += [] if record in kept else [record]
+    return kept
+
+
+def history(*inputs: Path | str) -> list[dict]:
+    """The records of all that the inputs of a stage were made from, theirs included, earliest first and each once.
+
+    Without `run`, and without what is large. A user's own text has none, and a file that was changed since its record
+    was written counts as one.
+    """
+    found = []
+    for path in inputs:
+        record = read_record(path)
+        if record is not None and has_recorded_size(path, record):
+            found += [*record.get("history", []), {name: record[name] for name in CARRIED if name in record}]
+    return each_once(found)
+
+
 # What is known of a corpus
 
 
@@ -793,8 +828,7 @@ def corpus_of(text: Path | str, *others: Path | str, private: bool | None = None
     stays so. `others` are inputs beside the text, `private` is --private_corpus: see `is_private`.
     """
     found, record = is_private(text, *others, asked=private), read_record(text)
-    sizes = {file["name"]: file["size"] for file in (record or {}).get("outputs", [])}
-    if record is not None and sizes.get(behind_link(text).name) != Path(text).stat().st_size:
+    if record is not None and not has_recorded_size(text, record):
         say(f"warning: {text} was changed after its record was written: its origin and licence count as unknown")
         record = None
     return corpus_facts(record, found)

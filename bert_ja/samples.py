@@ -542,3 +542,15 @@ def findings(rule: SampleRule, counts: dict, written: Counter, lengths: np.ndarr
         "token_lengths": histogram(lengths),
         "longest_sample": int(np.flatnonzero(lengths).max()),
     }
+
+
+def merged(records: list[dict]) -> dict:
+    """{"options", "counts"} of samples in several files, from their records: what differs as a list, sums of counts."""
+    every = [record["options"] for record in records]
+    options = [option for at, option in enumerate(every) if option not in every[:at]]
+    counts = {
+        name: sum(record["counts"][name] for record in records)
+        for name in (records[0]["counts"] if records else {})
+        if all(name in record["counts"] for record in records)
+    }
+    return {"options": options[0] if len(options) == 1 else options or None, "counts": counts or None}

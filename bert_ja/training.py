@@ -27,7 +27,7 @@ from pytorch_lightning.strategies.launchers import _SubprocessScriptLauncher
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from transformers.activations import ACT2FN
 
-from bert_ja import cli, continuing, devices, files, loss_curve, monitoring, tokenization
+from bert_ja import cli, continuing, devices, files, loss_curve, monitoring, samples, tokenization
 from bert_ja.callbacks import EndTogether, ModelCheckpoint, ProgressBar, Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
@@ -170,6 +170,11 @@ class PretrainingData(pl.LightningDataModule):
         private = private or self.is_private(*(path for name in self.records for path in self.shares[name]))
         found = [files.corpus_facts(record, private) for record in self.records[part]]
         return files.merged_corpora(found, list(self.shares[part].values()))
+
+    def history(self) -> list[dict]:
+        """The records of all that the tokenizer and the samples of the parts that were required were made from."""
+        read = [path for part in sorted(self.records) for path in self.shares[part]]
+        return files.history(*read, tokenization.record_folder(self.tokenizer_model))
 
     def columns(self, part: str, longest: int) -> list[Columns]:
         """The columns of each file of a part, built where they do not exist yet."""
@@ -362,10 +367,10 @@ def require_labels(path: Path, part: str, masked: bool) -> None:
 
 def require_shareable(trainer: pl.Trainer, paths: list[str], columns: list[Columns]) -> None:
     """Refuse a validation file that leaves a device without samples."""
-    for path, samples in zip(paths, map(len, columns), strict=True):
-        if samples < trainer.world_size:
+    for path, count in zip(paths, map(len, columns), strict=True):
+        if count < trainer.world_size:
             raise StageError(
-                f"{path} has {samples:,} samples, and {trainer.world_size:,} devices share them: name a larger file, "
+                f"{path} has {count:,} samples, and {trainer.world_size:,} devices share them: name a larger file, "
                 "or train on fewer devices"
             )
 
@@ -780,27 +785,20 @@ def data_facts(data: PretrainingData, continued_from: dict | None = None) -> dic
     `continued_from` is what `continuing.begin` says of a model: what was private there is so here.
     """
     records = [record for record in data.records["train"] if record]
-    every = [record["options"] for record in records]
     described = {
         part: [(record or {}).get("outputs", [None])[0] for record in found] for part, found in data.records.items()
     }
-    counts = {
-        name: sum(record["counts"][name] for record in records)
-        for name in (records[0]["counts"] if records else {})
-        if all(name in record["counts"] for record in records)
-    }
     shares = list(data.shares["train"].values())
-    options = [option for at, option in enumerate(every) if option not in every[:at]]
     return {
         "tokenizer": data.vocabulary.facts(),
         "samples": {part: found[0] if len(found) == 1 else found for part, found in sorted(described.items())},
         "shares": shares if len(shares) > 1 else None,
-        "options": options[0] if len(options) == 1 else options or None,
-        "counts": counts or None,
+        **samples.merged(records),
         "longest_sample": max((record["longest_sample"] for record in records), default=None),
         "corpus": data.corpus("train", files.corpus_facts(continued_from)["private"]),
         "continued_from": continued_from,
         "versions": files.versions("torch", "transformers", "pytorch-lightning", "numpy"),
+        "history": data.history(),
     }
 
 

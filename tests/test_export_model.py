@@ -99,6 +99,9 @@ def test_a_disk_that_fills_up_leaves_no_folder(work, run, disk):
 def test_records_name_the_checkpoint(model, run):
     record = files.require_record(model, "export_model.py")
     assert record["inputs"] == [files.describe(run / "checkpoints" / "last.ckpt")]
+    provenance = training.load_checkpoint(run / "checkpoints" / "last.ckpt")["provenance"]
+    assert record["history"] == provenance.pop("history")
+    assert record["training"] == provenance
 
 
 def test_the_record_has_what_the_run_was(model, run):
@@ -128,5 +131,9 @@ def test_the_origin_of_the_text_is_in_the_record_and_private_is_what_any_input_c
     assert files.read_record(model)["corpus"] == corpus | {"private": False}
     monkeypatch.chdir(copy("output/model"))
     files.write_record("output/model", files.read_record("output/model") | {"corpus": {"private": True}})
-    export_model.main(str(run / "checkpoints" / "last.ckpt"))
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    del checkpoint["provenance"]["history"]  # as earlier versions wrote it
+    torch.save(checkpoint, "earlier.ckpt")
+    export_model.main("earlier.ckpt", config=str(run / "config.yaml"))
     assert files.read_record("model")["corpus"] == corpus | {"private": True}
+    assert files.read_record("model")["history"] == []

@@ -575,6 +575,36 @@ def test_the_origin_of_a_text_is_known_until_the_text_is_edited(tmp_path, capsys
     )
 
 
+def test_a_history_has_the_records_behind_all_inputs_once_and_in_order(tmp_path):
+    text, tokenizer, own = tmp_path / "train.txt", tmp_path / "model", tmp_path / "own.txt"
+    for path in (text, own):
+        path.write_text("雨。\n")
+    tokenizer.mkdir()
+    (tokenizer / "spm.model").write_bytes(b"model")
+    first = {"stage": "a", "options": {}, "outputs": [{"name": "wiki.txt", "size": 1}]}
+    second = {"stage": "b", "seed": 1, "outputs": [files.describe(text)], "counts": {"documents": 1}}
+    third = {"stage": "c", "outputs": files.describe_folder(tokenizer)}
+    files.write_record(text, second | {"history": [first], "run": files.run_facts(), "token_lengths": [1, 2]})
+    files.write_record(tokenizer, third | {"history": [first, second]})
+    assert files.history(text, tokenizer, own) == [first, second, third]
+    assert files.history(tokenizer) == [first, second, third]
+    assert files.history(own) == files.history() == []
+
+
+def test_what_was_changed_since_its_record_was_written_has_no_history(tmp_path):
+    text, tokenizer = tmp_path / "train.txt", tmp_path / "model"
+    text.write_text("雨。\n")
+    tokenizer.mkdir()
+    (tokenizer / "spm.model").write_bytes(b"model")
+    files.write_record(text, {"stage": "a", "outputs": [files.describe(text)], "history": [{"stage": "b"}]})
+    files.write_record(tokenizer, {"stage": "c", "outputs": files.describe_folder(tokenizer)})
+    assert [record["stage"] for record in files.history(text, tokenizer)] == ["b", "a", "c"]
+    text.write_text("雨と風。\n")
+    assert [record["stage"] for record in files.history(text, tokenizer)] == ["c"]
+    (tokenizer / "spm.model").unlink()
+    assert files.history(text, tokenizer) == []
+
+
 def test_a_private_text_stays_private_when_it_is_edited(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"new\n")

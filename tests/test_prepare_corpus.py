@@ -159,8 +159,10 @@ def test_an_index_beside_the_text_and_the_dump_of_its_record_are_carried_on(tmp_
     assert sorted(row["id"] for row in rows) == [100, 101, 102, 103, 104]
     assert list(rows[0]) == ["id", "title", "revision", "first_line", "lines"]
     for path in (tmp_path / "out" / "train.txt.meta.json", tmp_path / "out" / "corpus.meta.json"):
-        found = json.loads(path.read_text(encoding="utf-8"))["corpus"]
-        assert found == about | {"name": "mini", "source": "どこか", "private": False}
+        found = json.loads(path.read_text(encoding="utf-8"))
+        assert found["corpus"] == about | {"name": "mini", "source": "どこか", "private": False}
+        assert found["inputs"] == [files.describe(tmp_path / name) for name in ("jawiki.txt", "jawiki.index.jsonl")]
+        assert found["history"] == [files.read_record(tmp_path / "jawiki.txt")]
 
 
 def test_texts_of_several_origins_are_listed_with_their_own_licences(text, tmp_path):

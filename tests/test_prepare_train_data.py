@@ -126,6 +126,7 @@ def test_a_record_says_where_the_samples_come_from(here, tokenizer):
         "tokenizer": {"sha256": files.sha256(tokenizer / "spm.model"), "vocab_size": 200},
         "longest_sample": max(map(len, ids)),
         "corpus": about,
+        "history": [{"outputs": [files.describe(source)], "corpus": about}],
     }
 
 

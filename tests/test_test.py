@@ -28,6 +28,7 @@ def test_the_result_is_one_json_object_with_its_record(work, result, run, jsonl)
     record = files.require_record(result, "test.py")
     best = files.describe(training._best_of(run))
     assert record["inputs"] == [best, files.describe(work / "data" / "test.jsonl")]
+    assert files.history(work / "data" / "test.jsonl", work / "output" / "model") == record["history"]
 
 
 def test_the_losses_are_those_of_the_plain_padded_model_over_the_whole_set(result, model, jsonl):

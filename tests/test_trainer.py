@@ -52,6 +52,11 @@ def test_a_checkpoint_says_where_it_comes_from(work, run):
         "mask_replace_prob": 0.8,
         "random_replace_prob": 0.1,
     }
+    stages = [record["stage"] for record in provenance["history"]]
+    assert stages[:4] == ["extract_jawiki.py", "prepare_corpus.py", "train_tokenizer.py", "prepare_train_data.py"]
+    outputs = [output for record in provenance["history"] for output in record["outputs"]]
+    for name in ("data/jawiki.txt", "data/valid.txt", "output/model/spm.model", "data/train.jsonl", "data/valid.jsonl"):
+        assert files.describe(work / name) in outputs
     assert str(work) not in json.dumps(provenance)
 
 
