@@ -4,6 +4,8 @@ Reads model/ (of export_model.py and convert_tokenizer.py) and the result of tes
 release/NAME/, which holds no path and no name of this machine, after loading it once:
 
     python3 release_model.py --name bert-base-ja --test_result test_result.json
+
+--verify RELEASE --data DIR releases nothing: it makes text, tokenizer and samples of a release again, from its dump.
 """
 
 import dataclasses
@@ -12,7 +14,7 @@ import re
 import shutil
 from pathlib import Path
 
-from bert_ja import cli, disclosure, files, licences, loss_curve, model_card, tokenization
+from bert_ja import cli, disclosure, files, licences, loss_curve, model_card, tokenization, verification
 
 STAGE = "release_model.py"
 NAME = re.compile(r"(?!.*(--|\.\.))(?![-.])[A-Za-z0-9._-]{1,96}(?<![-.])(?<!\.git)", re.ASCII)
@@ -182,8 +184,11 @@ def write_release(folder: Path, source: Path, facts: model_card.Facts, changelog
     files.write_bytes(folder / CHANGELOG, changelog or model_card.changelog(facts).encode())
 
 
-def release_record(facts: model_card.Facts, outputs: list[dict]) -> dict:
-    """The record of a release: the records that it comes from, and nothing of this machine (no field `run`)."""
+def release_record(facts: model_card.Facts, outputs: list[dict], history: dict) -> dict:
+    """The record of a release: the records that it comes from, and nothing of this machine (no field `run`).
+
+    `history` is that of all of them, once.
+    """
     records = [record for record in (facts.model, facts.tokenizer, facts.test_record) if record]
     return {
         "stage": STAGE,
@@ -194,7 +199,8 @@ def release_record(facts: model_card.Facts, outputs: list[dict]) -> dict:
         "tokenizer": facts.model["tokenizer"],
         "corpus": facts.corpus | {"private": any(files.corpus_facts(record)["private"] for record in records)},
         "result": facts.test,
-        "records": {record["stage"]: record for record in records},
+        "records": {record["stage"]: {n: value for n, value in record.items() if n != "history"} for record in records},
+        **history,
     }
 
 
@@ -222,8 +228,11 @@ def main(
     changelog: str | None = None,
     card_template: str | None = None,
     prompts: str | None = None,
+    verify: str | None = None,
+    data: str | None = None,
+    work_dir: str | None = None,
 ) -> None:
-    """Make the folder of a release: model files, model card and changelog.
+    """Make the folder of a release: model files, model card and changelog. Or, with --verify, check one.
 
     Args:
         model_dir: Folder of export_model.py, its tokenizer verified by convert_tokenizer.py.
@@ -239,7 +248,19 @@ def main(
             line with a fact that is not known is left out.
         prompts: Text of prompts, one a line with one [MASK] each, whose fillings the card shows; when not given, the
             published one and three more.
+        verify: Folder of a release to check; nothing is released then. Text, tokenizer and samples are made again by
+            the recorded stages and compared, one line a stage: ok, differs or not checked. A JSON report on stdout,
+            exit code 2 where anything differs or could be checked and was not.
+        data: With --verify, folder of the dump's files, or of the text that the release was made from.
+        work_dir: With --verify, folder for what is made again, as large as text and samples; it stays, and a
+            verification that was ended goes on in it. When not given, a temporary one.
     """
+    if verify is not None:
+        checker = {"--verify needs --data, the folder of the dump or text that the release was made from": bool(data)}
+        cli.require(checker)
+        verification.verify(Path(verify), Path(data), Path(work_dir) if work_dir else None)
+        return
+    cli.require({"--data and --work_dir go with --verify RELEASE": data is None and work_dir is None})
     source, release = Path(model_dir), Path(release_dir) / name
     check(source, release, name, license)
     template, filled = model_card.read_template(card_template), model_card.read_prompts(prompts)
@@ -262,11 +283,12 @@ def main(
     )
     facts = dataclasses.replace(facts, license=license or require_license(facts))
     say_doubts(facts, [model, tokenizer, test], template)
+    history = {} if private else verification.history_of(model_card.public, model, tokenizer, test)
 
     with files.output_folder(release, STAGE) as folder:
         write_release(folder, source, facts, own_changelog, template)
         outputs = files.describe_folder(folder)
-        files.write_record(folder, release_record(facts, outputs))
+        files.write_record(folder, release_record(facts, outputs, history))
     size = sum(file["size"] for file in outputs)
     cli.say(f"wrote {len(outputs)} files, {size / files.MEGABYTE:,.1f} MB, to {release}, loaded them and filled a mask")
 

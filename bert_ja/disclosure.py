@@ -71,6 +71,7 @@ FIELDS = {  # of the records of all stages
 }
 LEFT_OUT = {  # wherever they stand
     "run": "time, host, command and paths",
+    "history": "records of earlier stages: a release has those once, each as public as its own",
     "random_sentences": "lines of the corpus",
     "failed_pages": "titles of pages, and errors that may quote them",
     "parts": "figures of the corpus for its owner",
