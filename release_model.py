@@ -1,7 +1,8 @@
 """Stage 8: an exported model to a release folder: model files, model card (README.md), loss curve, CHANGELOG.md.
 
 Reads model/ (of export_model.py and convert_tokenizer.py) and the result of test.py, both with their records; writes
-release/NAME/, which holds no path and no name of this machine, after loading it once:
+release/NAME/, which holds no path and no name of this machine, after loading it once. With --repo ACCOUNT/NAME it shows
+what it would upload to the Hub, and with --push True it does:
 
     python3 release_model.py --name bert-base-ja --test_result test_result.json
 
@@ -14,14 +15,14 @@ import re
 import shutil
 from pathlib import Path
 
-from bert_ja import cli, disclosure, files, licences, loss_curve, model_card, tokenization, verification
+from bert_ja import cli, disclosure, files, hub, licences, loss_curve, model_card, tokenization, verification
 
 STAGE = "release_model.py"
-NAME = re.compile(r"(?!.*(--|\.\.))(?![-.])[A-Za-z0-9._-]{1,96}(?<![-.])(?<!\.git)", re.ASCII)
+DEFAULT_NAME = "bert-base-ja"
 LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*", re.ASCII)
 PLAIN_JSON = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
 NEEDED = ("model.safetensors", "config.json", *tokenization.FOLDER_FILES)
-CARD, CHANGELOG = "README.md", "CHANGELOG.md"
+CARD, CHANGELOG = hub.CARD, hub.CHANGELOG
 PROMPT = model_card.PROMPTS[0]
 WITHOUT_RESULT = "--test_result none"
 
@@ -35,7 +36,7 @@ def check(model: Path, release: Path, name: str, license: str | None) -> None:
     cli.require(
         {
             "--name must be a repository name of the Hub without the account (letters, digits, -, _ and ., at most 96; "
-            f"no -- or .., no - or . at an end, no .git), got {name!r}": NAME.fullmatch(name) is not None,
+            f"no -- or .., no - or . at an end, no .git), got {name!r}": hub.NAME.fullmatch(name) is not None,
             "--license must be a licence as the Hub abbreviates it, such as cc-by-sa-4.0, apache-2.0 or other, "
             f"got {license!r}": license is None or LICENSE.fullmatch(license) is not None,
         }
@@ -120,11 +121,22 @@ def read_test(test_result: str, model: dict, folder: Path) -> tuple[dict, dict]:
     return result, record
 
 
-def read_changelog(changelog: str | None) -> bytes | None:
-    """The bytes of the user's own changelog."""
+def name_of(repo: str | None, name: str | None) -> str:
+    """The name of the model, which is that of its repository: ("taro/bert-x", None) -> "bert-x"."""
+    of_repo = repo.partition("/")[2] if repo else None
+    if None not in (of_repo, name) and of_repo != name:
+        raise cli.StageError(f"--name {name} and --repo {repo} are two names: leave --name out, or make them the same")
+    return next(known for known in (name, of_repo, DEFAULT_NAME) if known is not None)
+
+
+def read_changelog(changelog: str | None, repo: str | None, tag: str) -> bytes | None:
+    """The bytes of the user's own changelog, which has to have an entry for what is to go to a repository."""
     if changelog is None:
         return None
-    return files.require_text(changelog, "name a text with --changelog, or leave it out").read_bytes()
+    content = files.require_text(changelog, "name a text with --changelog, or leave it out").read_bytes()
+    if repo is not None:
+        hub.entry(content.decode(errors="replace"), tag)
+    return content
 
 
 def require_license(facts: model_card.Facts) -> str:
@@ -172,8 +184,10 @@ def copy_model(folder: Path, source: Path, records: list[dict]) -> None:
             cli.say(f"left out of {name}, a path of this machine stands there: {', '.join(removed)}")
 
 
-def write_release(folder: Path, source: Path, facts: model_card.Facts, changelog: bytes | None, template: str) -> None:
-    """Copy the model, prove that it loads, and write what describes it: loss curve, card and changelog."""
+def write_release(
+    folder: Path, source: Path, facts: model_card.Facts, tag: str, changelog: bytes | None, template: str
+) -> None:
+    """Copy the model, prove that it loads, and write what describes it: loss curve, card, changelog, .gitattributes."""
     copy_model(folder, source, [record for record in (facts.model, facts.tokenizer) if record])
     tried = require_loads(folder, source, facts.private, facts.prompts)
     if curve := facts.model.get("curve"):
@@ -181,10 +195,11 @@ def write_release(folder: Path, source: Path, facts: model_card.Facts, changelog
         files.write_bytes(folder / model_card.PICTURE, picture)
     card = model_card.model_card(dataclasses.replace(facts, tried=tried), template)
     files.write_bytes(folder / CARD, card.encode())
-    files.write_bytes(folder / CHANGELOG, changelog or model_card.changelog(facts).encode())
+    files.write_bytes(folder / CHANGELOG, changelog or model_card.changelog(facts, tag).encode())
+    files.write_bytes(folder / hub.ATTRIBUTES, hub.gitattributes(folder))
 
 
-def release_record(facts: model_card.Facts, outputs: list[dict], history: dict) -> dict:
+def release_record(facts: model_card.Facts, tag: str, outputs: list[dict], history: dict) -> dict:
     """The record of a release: the records that it comes from, and nothing of this machine (no field `run`).
 
     `history` is that of all of them, once.
@@ -192,7 +207,7 @@ def release_record(facts: model_card.Facts, outputs: list[dict], history: dict) 
     records = [record for record in (facts.model, facts.tokenizer, facts.test_record) if record]
     return {
         "stage": STAGE,
-        "options": {"name": facts.name, "license": facts.license},
+        "options": {"name": facts.name, "license": facts.license, "tag": tag},
         "versions": files.versions("huggingface_hub", "transformers", "torch"),
         "inputs": list({file["name"]: file for record in records for file in record["outputs"]}.values()),
         "outputs": outputs,
@@ -219,35 +234,55 @@ def say_doubts(facts: model_card.Facts, records: list[dict | None], template: st
         )
 
 
+def publish(release: Path, repo: str, tag: str, public: bool, token: str | None) -> None:
+    """Upload a release, or show what would be uploaded where there is no token."""
+    if token is not None:
+        print(hub.push(release, repo, tag, public, token))
+        return
+    print(hub.plan(release, repo, tag, public))
+    cli.say("nothing was sent: the same command with --push True uploads this")
+
+
 def main(
     model_dir: str = "model",
-    name: str = "bert-base-ja",
+    name: str | None = None,
     release_dir: str = "release",
     test_result: str | None = "test_result.json",
     license: str | None = None,
     changelog: str | None = None,
     card_template: str | None = None,
     prompts: str | None = None,
+    repo: str | None = None,
+    push: bool = False,
+    public: bool = False,
+    tag: str = "v1.0",
     verify: str | None = None,
     data: str | None = None,
     work_dir: str | None = None,
 ) -> None:
-    """Make the folder of a release: model files, model card and changelog. Or, with --verify, check one.
+    """Make the folder of a release; show or do what publishes it. Or, with --verify, check one.
 
     Args:
         model_dir: Folder of export_model.py, its tokenizer verified by convert_tokenizer.py.
-        name: Name of the model: of its folder, of its repository on the Hub, and in the card.
+        name: Name of the model: of its folder, of its repository on the Hub, and in the card; when not given, that of
+            --repo, or else bert-base-ja.
         release_dir: Folder in which the folder NAME is made; an earlier release there is replaced.
         test_result: What test.py printed for the exported checkpoint, with its record beside it; none releases
             without results, and the card says that the model was not evaluated.
         license: Licence of the model, as the Hub abbreviates it. When not given, cc-by-sa-4.0 where one of its texts is
             under CC BY-SA, as Wikipedia is, else that of the text, which must then be known. The licences of the texts
             come from their records.
-        changelog: Your own changelog of the model, Markdown; when not given, one with a first entry is written.
+        changelog: Your own changelog of the model, Markdown; when not given, one with a first entry is written. The
+            version that is published needs an entry in it, under a heading such as ## v1.0.
         card_template: Your own model card, made of configs/model_card.md: Markdown in which $facts are filled in. A
             line with a fact that is not known is left out.
         prompts: Text of prompts, one a line with one [MASK] each, whose fillings the card shows; when not given, the
             published one and three more.
+        repo: Repository on the Hub, ACCOUNT/NAME; what would be uploaded there is shown, and nothing is sent.
+        push: Upload to --repo: one commit, with a tag. The token comes from HF_TOKEN or `hf auth login`. After a
+            failure run the same command again.
+        public: Let everybody see the repository; without it only your account does.
+        tag: Version of the release: its tag on the Hub, and its entry in the changelog.
         verify: Folder of a release to check; nothing is released then. Text, tokenizer and samples are made again by
             the recorded stages and compared, one line a stage: ok, differs or not checked. A JSON report on stdout,
             exit code 2 where anything differs or could be checked and was not.
@@ -261,12 +296,15 @@ def main(
         verification.verify(Path(verify), Path(data), Path(work_dir) if work_dir else None)
         return
     cli.require({"--data and --work_dir go with --verify RELEASE": data is None and work_dir is None})
+    hub.check(repo, push, public, tag)
+    name = name_of(repo, name)
     source, release = Path(model_dir), Path(release_dir) / name
     check(source, release, name, license)
     template, filled = model_card.read_template(card_template), model_card.read_prompts(prompts)
+    token = hub.require_token(repo) if push else None
     model, tokenizer = read_model(source)
     result, test = read_test(test_result, model, source) if test_result else (None, None)
-    own_changelog = read_changelog(changelog)
+    own_changelog = read_changelog(changelog, repo, tag)
     require_unedited(release, Path(changelog) if changelog else None)
     size, private = sum(file["size"] for file in model["outputs"]), files.is_private(source)
     files.require_space(release_dir, int(1.01 * size) + files.MEGABYTE, "the release")
@@ -286,11 +324,13 @@ def main(
     history = {} if private else verification.history_of(model_card.public, model, tokenizer, test)
 
     with files.output_folder(release, STAGE) as folder:
-        write_release(folder, source, facts, own_changelog, template)
+        write_release(folder, source, facts, tag, own_changelog, template)
         outputs = files.describe_folder(folder)
-        files.write_record(folder, release_record(facts, outputs, history))
+        files.write_record(folder, release_record(facts, tag, outputs, history))
     size = sum(file["size"] for file in outputs)
     cli.say(f"wrote {len(outputs)} files, {size / files.MEGABYTE:,.1f} MB, to {release}, loaded them and filled a mask")
+    if repo is not None:
+        publish(release, repo, tag, public, token)
 
 
 if __name__ == "__main__":

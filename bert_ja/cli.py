@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator
 for _name, _value in {
     "HF_HUB_OFFLINE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",  # its uploads are several commits, by a client with connections and logs of its own
     "TOKENIZERS_PARALLELISM": "false",
     "GOMP_SPINCOUNT": "10000",  # of libgomp's 300,000: beside other work, long spinning made a step twice as slow
 }.items():

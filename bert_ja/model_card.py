@@ -601,8 +601,8 @@ def _unknown_of_sources(facts: Facts) -> list[str]:
     return found
 
 
-def changelog(facts: Facts) -> str:
-    """The CHANGELOG.md of a first release."""
+def changelog(facts: Facts, tag: str = "v1.0") -> str:
+    """The CHANGELOG.md of a first release, whose version is `tag`."""
     config, test = facts.config, facts.test
     texts = [
         _line(text["name"]) + (f", dump of {text['dump']['date']}" if (text.get("dump") or {}).get("date") else "")
@@ -617,4 +617,4 @@ def changelog(facts: Facts) -> str:
         f"Training text: {'; '.join(texts) or 'of unknown origin'}",
         result or "Not evaluated",
     ]
-    return f"# Changelog of {facts.name}\n\n## v1.0\n\n" + "".join(f"- {item}\n" for item in items)
+    return f"# Changelog of {facts.name}\n\n## {tag}\n\n" + "".join(f"- {item}\n" for item in items)

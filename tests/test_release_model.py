@@ -16,7 +16,7 @@ from huggingface_hub import ModelCard
 import convert_tokenizer
 import export_model
 import release_model
-from bert_ja import files, loss_curve, model_card, tokenization
+from bert_ja import files, hub, loss_curve, model_card, tokenization
 from bert_ja.cli import StageError
 
 CHECKPOINT = {"name": "epoch=0-step=7.ckpt", "size": 1, "sha256": "c0ffee" * 10 + "c0ff"}
@@ -64,8 +64,8 @@ OPTIONS = {
     "weight_decay": 0.0,
     "_instantiator": "pytorch_lightning.cli.instantiate_module",
 }
-RELEASED = ["CHANGELOG.md", "README.md", "config.json", "loss_curve.png", "meta.json", "model.safetensors"]
-RELEASED += ["spm.model", "tokenizer.json", "tokenizer_config.json"]
+RELEASED = [".gitattributes", "CHANGELOG.md", "README.md", "config.json", "loss_curve.png", "meta.json"]
+RELEASED += ["model.safetensors", "spm.model", "tokenizer.json", "tokenizer_config.json"]
 SOON = "make it with test.py --ckpt_path ... > test_result.json, or pass --test_result none"
 
 
@@ -176,7 +176,7 @@ def test_record_describes_every_file_and_keeps_the_records_behind_it(release, bu
     facts = tokenization.tokenizer_facts(built / "sp.model")
     assert record["outputs"] == files.describe_folder(release)
     assert record["stage"] == "release_model.py"
-    assert record["options"] == {"name": "bert-base-ja", "license": "cc-by-sa-4.0"}
+    assert record["options"] == {"name": "bert-base-ja", "license": "cc-by-sa-4.0", "tag": "v1.0"}
     assert record["tokenizer"] == facts
     assert record["result"] == RESULT
     assert {file["name"] for file in record["inputs"]} == {*release_model.NEEDED, "test_result.json"}
@@ -453,7 +453,7 @@ def test_a_file_that_no_record_names_stays_behind(here, capsys):
 def test_help_explains_every_option(here):
     finished = stage("release_model.py", "--help", cwd=here)
     options = ("model_dir", "name", "release_dir", "test_result", "license", "changelog", "card_template", "prompts")
-    for option in options:
+    for option in (*options, "repo", "push", "public", "tag"):
         assert f"--{option}" in finished.stdout + finished.stderr
     assert not Path("release").exists()
 
@@ -479,7 +479,7 @@ def test_a_failing_write_leaves_no_release(here, monkeypatch, broken):
 def test_a_failure_leaves_the_earlier_release_as_it_was(here, monkeypatch):
     release_model.main()
     before = files.describe_folder("release/bert-base-ja")
-    monkeypatch.setattr(model_card, "changelog", lambda facts: 1 / 0)
+    monkeypatch.setattr(model_card, "changelog", lambda facts, tag: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         release_model.main(license="mit")
     assert files.describe_folder("release/bert-base-ja") == before
@@ -512,7 +512,7 @@ def test_names_that_the_hub_takes(name):
     from huggingface_hub.utils import validate_repo_id
 
     validate_repo_id(name)
-    assert release_model.NAME.fullmatch(name)
+    assert hub.NAME.fullmatch(name)
 
 
 def rewrite(path: str, text: str) -> None:
