@@ -142,7 +142,7 @@ def release(built) -> Path:
     shutil.copytree(built, built.parent / "made")
     finished = stage("release_model.py", cwd=built.parent / "made")
     last = finished.stderr.splitlines()[-1]
-    assert re.fullmatch(r"wrote 8 files, 0\.\d MB, to release/bert-base-ja, loaded them and filled a mask", last), (
+    assert re.fullmatch(r"wrote 9 files, 0\.\d MB, to release/bert-base-ja, loaded them and filled a mask", last), (
         finished.stderr
     )
     assert finished.stdout == ""
