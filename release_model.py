@@ -81,6 +81,11 @@ def read_model(folder: Path) -> tuple[dict, dict]:
             f"{folder} has no {files.TOKENIZER_RECORD}, so its tokenizer is not verified: run convert_tokenizer.py "
             f"--spm_model output/spm/sp.model --output_dir {folder} first"
         )
+    if tokenizer.get("tokenizer_class", tokenization.FAST) != tokenization.FAST:
+        raise cli.StageError(
+            f"the tokenizer of {folder} is in the published layout ({tokenization.DEBERTA_WARNING}): run "
+            f"convert_tokenizer.py --output_dir {folder} without --tokenizer_class first"
+        )
     ours, trained = tokenizer["tokenizer"]["sha256"], model["tokenizer"]["sha256"]
     if ours != trained:
         raise cli.StageError(

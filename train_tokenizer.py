@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bert_ja import cli, files, tokenization
+from bert_ja import cli, files, hard_lines, parity, tokenization
 
 STAGE = "train_tokenizer.py"
 NAME_A_TEXT = "run get_jawiki.sh first, or pass --train_file with a text of one sentence a line"
@@ -66,12 +66,12 @@ def count(text: Path) -> tokenization.LineCounts:
     return lines
 
 
-def verify(folder: Path, text: Path, sample: Iterator[str], model: bytes, private: bool) -> tokenization.Parity:
+def verify(folder: Path, text: Path, sample: Iterator[str], model: bytes, private: bool) -> parity.Parity:
     """AutoTokenizer of `folder` against SentencePiece, on our own lines and a sample of the text."""
     spm = tokenization.load_model(model)
-    found = tokenization.check_parity(folder, tokenization.ADVERSARIAL_LINES, spm, "our own list", private)
-    found += tokenization.check_parity(folder, sample, spm, f"the sample of {text}", private)
-    tokenization.require_parity(found, folder)
+    found = parity.check_parity(folder, hard_lines.ADVERSARIAL_LINES, spm, "our own list", private)
+    found += parity.check_parity(folder, sample, spm, f"the sample of {text}", private)
+    parity.require_parity(found, folder)
     return found
 
 
@@ -119,7 +119,7 @@ def main(
         files.write_bytes(spm_partial / "sp.vocab", tokenization.vocab_text(model).encode())
         tokenization.write_tokenizer_folder(model, model_partial)
         sample = tokenization.draw_lines(text, lines.eligible, PARITY_LINES, seed, "parity")
-        parity = verify(model_partial, text, sample, model, corpus["private"])
+        found = verify(model_partial, text, sample, model, corpus["private"])
         record = {
             "stage": STAGE,
             "options": {
@@ -132,7 +132,7 @@ def main(
             "inputs": [files.describe(text)],
             "counts": {"drawn": size, **vars(lines)},
             "tokenizer": tokenization.tokenizer_facts(model_partial),
-            "parity": parity.record(),
+            "parity": found.record(),
             "corpus": corpus,
             "history": files.history(text),
             "run": files.run_facts(train_file=text, spm_model_dir=spm_folder, model_dir=model_folder),
@@ -141,7 +141,7 @@ def main(
             files.write_record(folder, record | {"outputs": files.describe_folder(folder)})
     cli.say(
         f"wrote {vocab_size:,} pieces from {size:,} sentences to {spm_folder} and {model_folder}, "
-        f"same ids by AutoTokenizer on {parity.lines:,} lines, in {time.time() - started:.0f} s"
+        f"same ids by AutoTokenizer on {found.lines:,} lines, in {time.time() - started:.0f} s"
     )
 
 

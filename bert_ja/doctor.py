@@ -19,7 +19,7 @@ import torch
 from pytorch_lightning.utilities.exceptions import SIGTERMException
 from tqdm import tqdm
 
-from bert_ja import encoding, files, memory, monitoring, resuming, tokenization, training
+from bert_ja import encoding, files, hard_lines, memory, monitoring, parity, resuming, tokenization, training
 from bert_ja.cli import StageError, say
 from bert_ja.dataset import Batches, Columns
 from bert_ja.pretraining import BertPretraining
@@ -164,8 +164,8 @@ def check_tokenizer(data: training.PretrainingData, private: bool, findings: Fin
         return
     with findings.collected():
         spm = tokenization.load_sentencepiece(path)
-        found = tokenization.check_parity(path, tokenization.ADVERSARIAL_LINES, spm, "our own list", private)
-        tokenization.require_parity(found, path)
+        found = parity.check_parity(path, hard_lines.ADVERSARIAL_LINES, spm, "our own list", private)
+        parity.require_parity(found, path)
         findings.ok(f"{path}: AutoTokenizer gives the ids of SentencePiece on {found.lines:,} difficult lines")
 
 

@@ -1,7 +1,7 @@
-"""SentencePiece model <-> tokenizer.json, and the proof that they agree.
+"""SentencePiece model -> the files of a tokenizer folder, and what other stages need to know of a tokenizer.
 
 The truth is SentencePiece's own encoding. `transformers` reads a tokenizer.json built by hand from the model's pieces;
-check_parity compares the two line by line. What is known to differ is recognised by its cause and counted.
+parity.py compares the two line by line.
 """
 
 import base64
@@ -15,9 +15,8 @@ import json
 import re
 import signal
 import threading
-import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +32,15 @@ MAX_LINE_BYTES = 4192  # SentencePiece skips longer lines in training, silently
 RESERVED = ("▅", "\0")  # it skips lines that hold U+2585 too, and counts zero bytes as broken text
 SCORE_STEP = 2.0**-10  # sums of up to 1,000 pieces stay exact in float32 and float64 alike, so ties are ties in both
 TRAINING_THREADS = 16  # fixed on every machine: the scores depend on it
+DROPPED = r"\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f"  # control characters that nmt_nfkc takes away
 MODEL_FILE, JSON_FILE, CONFIG_FILE = FOLDER_FILES = ("spm.model", "tokenizer.json", "tokenizer_config.json")
+MAP_FILE = "special_tokens_map.json"
+PUBLISHED_FILES = (MODEL_FILE, CONFIG_FILE, MAP_FILE)
+FAST, DEBERTA = "PreTrainedTokenizerFast", "DebertaV2Tokenizer"  # tokenizer_class of a folder: ours, the published one
+DEBERTA_WARNING = (
+    "transformers 5 mis-tokenizes every line with such a folder, and so does transformers 4 unless AutoTokenizer is "
+    "called with use_fast=False"
+)
 MADE_BY = "run train_tokenizer.py first"
 SHOWN_IDS, SHOWN_TEXT = 40, 200  # ids and characters that an error shows
 BATCH = 1000  # lines that AutoTokenizer gets at once
@@ -242,9 +249,10 @@ def _normalizer(charsmap: bytes) -> dict:
     spaces beside [MASK], so a regex takes the outer ones off.
     """
     steps = [
+        {"type": "Replace", "pattern": {"Regex": f"[{DROPPED}]"}, "content": ""},
         {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(charsmap).decode()},
         {"type": "NFC"},
-        {"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "},
+        {"type": "Replace", "pattern": {"Regex": "(?<= ) +"}, "content": ""},
         {"type": "Replace", "pattern": {"Regex": "^ +| +$"}, "content": ""},
     ]
     return {"type": "Sequence", "normalizers": steps}
@@ -305,7 +313,7 @@ def tokenizer_json(model: bytes) -> str:
 def tokenizer_config_json(model_max_length: int = 512) -> str:
     """The text of tokenizer_config.json, which transformers 4.57 and 5 read alike."""
     content = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": FAST,
         "model_max_length": model_max_length,
         "clean_up_tokenization_spaces": False,
         "model_input_names": ["input_ids", "token_type_ids", "attention_mask"],
@@ -322,6 +330,45 @@ def folder_files(model: bytes, model_max_length: int = 512) -> dict[str, bytes]:
     """The files of a tokenizer folder by name."""
     contents = (model, tokenizer_json(model).encode(), tokenizer_config_json(model_max_length).encode())
     return dict(zip(FOLDER_FILES, contents, strict=True))
+
+
+def _published_piece(piece: str) -> dict:
+    flags = {"content": piece, "lstrip": False, "normalized": piece == UNK, "rstrip": False, "single_word": False}
+    return {**flags, "special": True}
+
+
+def published_files(model: bytes, model_max_length: int = 512) -> dict[str, bytes]:
+    """The files of the published model's layout by name, as DebertaV2Tokenizer of transformers 4.57 saves them.
+
+    Only that slow tokenizer reads them rightly, see DEBERTA_WARNING. Raises StageError as tokenizer_json does.
+    """
+    _require_convertible(parse_model(model))
+    names = {
+        "cls_token": CLS,
+        "sep_token": SEP,
+        "pad_token": PAD,
+        "mask_token": MASK,
+        "bos_token": CLS,
+        "eos_token": SEP,
+    }
+    config = {
+        "added_tokens_decoder": {str(number): _published_piece(piece) for number, piece in enumerate(PIECES)},
+        "clean_up_tokenization_spaces": False,
+        "do_lower_case": False,
+        "extra_special_tokens": {},
+        "model_max_length": model_max_length,
+        "sp_model_kwargs": {},
+        "split_by_punct": False,
+        "tokenizer_class": DEBERTA,
+        "unk_token": UNK,
+        **names,
+    }
+    unknown = {name: value for name, value in _published_piece(UNK).items() if name != "special"}
+    contents = {CONFIG_FILE: config, MAP_FILE: names | {"unk_token": unknown}}
+    written = {
+        name: json.dumps(content, ensure_ascii=False, indent=2, sort_keys=True) for name, content in contents.items()
+    }
+    return {MODEL_FILE: model} | {name: (text + "\n").encode() for name, text in written.items()}
 
 
 def folder_bytes(vocab_size: int) -> int:
@@ -353,6 +400,15 @@ def model_path(path: Path | str) -> Path:
 def record_folder(path: Path | str) -> Path:
     """The folder whose record speaks of a tokenizer: the tokenizer folder, or that in which a .model file lies."""
     return Path(path) if Path(path).is_dir() else model_path(path).parent
+
+
+def tokenizer_class(folder: Path | str) -> str | None:
+    """The tokenizer_class that the files of a folder name; None where they name none."""
+    file = Path(folder) / CONFIG_FILE
+    try:
+        return json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class") if file.is_file() else None
+    except (ValueError, AttributeError):
+        return None
 
 
 def read_model(path: Path | str, any_kind: bool = False) -> bytes:
@@ -417,7 +473,7 @@ def has_sentencepiece(path: Path | str) -> bool:
 def special_pieces(folder: Path | str) -> dict[str, str]:
     """The special pieces by role (pad, unk, cls, sep, mask) as the files of a folder name them, else ours."""
     pieces = dict(zip(ROLES, PIECES, strict=True))
-    for file in (Path(folder) / "special_tokens_map.json", Path(folder) / CONFIG_FILE):
+    for file in (Path(folder) / MAP_FILE, Path(folder) / CONFIG_FILE):
         try:
             named = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
             found = {role: named.get(f"{role}_token") for role in ROLES}
@@ -466,7 +522,7 @@ def _sentencepiece_vocabulary(path: Path | str) -> Vocabulary:
 
 
 # What tokenizers of transformers are made of, beside our FOLDER_FILES.
-OTHER_FILES = ("special_tokens_map.json", "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt")
+OTHER_FILES = (MAP_FILE, "added_tokens.json", "vocab.txt", "vocab.json", "merges.txt")
 OTHER_FILES += ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 
 
@@ -483,6 +539,20 @@ def is_ours(path: Path | str) -> bool:
         return False
     file = Path(path) / JSON_FILE
     return not file.is_file() or file.read_bytes() == made[JSON_FILE]
+
+
+def load_tokenizer(folder: Path | str, private: bool = False, slow: bool = False):
+    """AutoTokenizer of a folder with its defaults, or with use_fast=False. Raises StageError when it does not load.
+
+    The reason may quote a piece of the vocabulary, so that of a `private` one is left out.
+    """
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(str(folder), **({"use_fast": False} if slow else {}))
+    except Exception as error:  # transformers raises whatever its parsers raise
+        reason = str(error).strip().split("\n")[0][:200]
+        raise StageError(f"AutoTokenizer cannot load {folder}: {files.shown(reason, private)}") from None
 
 
 def transformers_tokenizer(path: Path | str, private: bool = False):
@@ -528,278 +598,3 @@ def vocabulary(path: Path | str, private: bool = False) -> Vocabulary:
 def tokenizer_facts(path: Path | str) -> dict:
     """{"sha256": of spm.model, "vocab_size": 32000} of a tokenizer folder or a .model file."""
     return vocabulary(path).facts()
-
-
-# Parity
-
-
-ADVERSARIAL_LINES = (
-    "",
-    " ",
-    "　",
-    "日本語の文です。",
-    "㈱東京商会と㍿大阪、㌔と㎡、①②③、Ⅳ世、ⅷ。",
-    "ｶﾞｷﾞｸﾞとﾊﾟﾋﾟ、ｱｲｳ、ｰ。",
-    "か\u3099き\u3099は\u309aひ\u309a、ウ\u3099。",
-    "東京～大阪〜京都、３〜５、〰。",
-    "ゼロ\u200b幅\u200cの\u200d字と\ufeff印、\u2060結合。",
-    "改行\u00a0しない\u202f空白\u2009と\u2003字幅。",
-    "　　行頭と　　行中と行末の全角空白　　",
-    "  行頭と  行中と   行末の半角空白   ",
-    "絵文字😀と👨‍👩‍👧‍👦と🏳️‍🌈と👍🏽と🇯🇵。",
-    "𠮷野家と𩸽と𠀋、髙﨑、神神、辻󠄀、葛󠄁。",
-    "龘靐齉爨麤鱻、彁暃椦、鿫。",
-    "ＡＢＣａｂｃ０１２３！？（）［］｛｝＠＃。",
-    "［ＭＡＳＫ］は全角、[MASK]は半角、[mask]は小文字。",
-    "[MASK]",
-    "[MASK][MASK]",
-    " [MASK] と [MASK]  、[MASK]。「[MASK]」([MASK])",
-    "前[MASK] 後、前 [MASK]後、前　[MASK]　後",
-    "[MASK]で始まり[MASK]",
-    "[MAS K] [ MASK] [MASK",
-    "改行の残り\r",
-    "タブ\tと\t\t二つのタブ\t",
-    "縦\x0b書\x0c頁\x1c区\x85切\u2028行\u2029段。",
-    "制御\x00文字\x07と\x1b[0mと\x7f。",
-    "▁下線 ▁ と▁▁二つ",
-    "▅使われる字",
-    "café naïve Ångström ﬁne ﬂow ſtraße Ǆ İstanbul ŉ",
-    "cafe\u0301 A\u030angstro\u0308m n\u0303 a\u0323\u0301 a\u0301\u0323",
-    "한국어와 \u1112\u1161\u11ab\u1100\u1173\u11af",
-    "العربية ﷺ ﻻ עברית हिन्दी ไทย",
-    "½¼¾ x² H₂O ℃ ™ © ® … ‥ ・ ･ ― — – ‐ ‑ −",
-    "「『【《〈（｢｣）〉》】』」、。，．､｡゛゜ﾞﾟ",
-    "www.example.com/?q=%E3%81%82&r=1#x foo_bar@example.co.jp",
-    "々〆ヶヵゝゞヽヾ〇ー一二三",
-    "\ue000外字\uf8ff\ufffd\U0010ffff",
-    "あ" * 1500,
-    "。".join(["長い行の中の文で、数は多いが語は少ない"] * 120),
-    "<pad>と<unk>は、文中では文字の並びである。",
-    "[CLS]や[SEP]も、文中では文字の並びである。",
-    "［ＳＥＰ］や＜ｕｎｋ＞も同じ。",
-    "Ａ\u0301とｶ\u0301とㇺ\u309a、㊙\u0301。",
-)
-
-
-@dataclasses.dataclass
-class Parity:
-    """What a comparison of AutoTokenizer with SentencePiece found."""
-
-    lines: int = 0
-    masked: int = 0  # of these again with [MASK] put in
-    pairs: int = 0  # neighbouring lines as a pair
-    known: Counter = dataclasses.field(default_factory=Counter)  # differences by known cause
-    differences: int = 0  # all others
-    first: str | None = None  # the first of these, in words
-
-    def __add__(self, other: "Parity") -> "Parity":
-        return Parity(
-            self.lines + other.lines,
-            self.masked + other.masked,
-            self.pairs + other.pairs,
-            self.known + other.known,
-            self.differences + other.differences,
-            self.first or other.first,
-        )
-
-    def record(self) -> dict:
-        """The counts, as records hold them."""
-        return {
-            "lines": self.lines,
-            "with_mask": self.masked,
-            "pairs": self.pairs,
-            "differences": self.differences,
-            "known_differences": dict(sorted(self.known.items())),
-        }
-
-
-LITERAL = re.compile("|".join(map(re.escape, (PAD, UNK, CLS, SEP))))
-
-
-def _without_literals(text: str, normalize: Callable[[str], str]) -> str:
-    """Take literal special pieces out, also those that normalisation makes (＜ｕｎｋ＞)."""
-    text = LITERAL.sub("", text)
-    normalized = normalize(text)
-    return LITERAL.sub("", normalized) if LITERAL.search(normalized) else text
-
-
-HALF_WIDTH_MARKS = "ﾞﾟ"  # NFKC makes combining marks of them
-FINAL_JAMO = range(0x11A8, 0x11C3)  # Hangul letters that end a syllable, as marks do
-
-
-def _is_mark(character: str) -> bool:
-    return (
-        unicodedata.category(character).startswith("M") or character in HALF_WIDTH_MARKS or ord(character) in FINAL_JAMO
-    )
-
-
-def _composes(base: str, mark: str) -> bool:
-    """Whether SentencePiece makes one letter of two: か + U+3099, ｶ + ﾞ; but not Ａ or ê + U+0301, 。 + U+3099."""
-    if mark in HALF_WIDTH_MARKS:
-        kana = "ぁ" <= base <= "ヿ" or "ｦ" <= base <= "ﾝ"
-        return kana and len(unicodedata.normalize("NFKC", base + mark)) == 1
-    plain = unicodedata.normalize("NFKD", base + mark) == base + mark
-    return plain and not _is_mark(base) and len(unicodedata.normalize("NFC", base + mark)) == 1
-
-
-def _without_marks(text: str, normalize: Callable[[str], str]) -> str:
-    """Take the combining marks off that do not simply compose: on a compatibility character, several, or stray.
-
-    `tokenizers` drops some of them (its Precompiled, within a grapheme below 6 bytes) and composes or reorders others
-    (NFC); SentencePiece leaves them where they are.
-    """
-    return "".join(
-        here
-        for base, here, after in zip(" " + text, text, text[1:] + " ", strict=False)
-        if not _is_mark(here) or (_composes(base, here) and not _is_mark(after))
-    )
-
-
-# Why a line may differ -> the line without the cause. A difference is of that class only if the rest agrees.
-KNOWN_CAUSES = {
-    "literal special piece in the text": _without_literals,
-    "combining mark that does not simply compose": _without_marks,
-}
-
-
-def load_tokenizer(folder: Path | str, private: bool = False):
-    """AutoTokenizer.from_pretrained with its defaults. Raises StageError when the folder does not load.
-
-    The reason may quote a piece of the vocabulary, so that of a `private` one is left out.
-    """
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(str(folder))
-    except Exception as error:  # transformers raises whatever its parsers raise
-        reason = str(error).strip().split("\n")[0][:200]
-        raise StageError(f"AutoTokenizer cannot load {folder}: {files.shown(reason, private)}") from None
-
-
-def _describe(sample: tuple[str, ...], tested: tuple, truth: tuple) -> str:
-    """A difference in words: the text and, from shortly before the first difference, what both make of it."""
-    what = 0 if tested[0] != truth[0] else 1
-    ours, theirs = tested[what], truth[what]
-    same = sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False)))
-    start = max(0, same - 2) if max(len(ours), len(theirs)) > SHOWN_IDS else 0
-    ours, theirs = ours[start : start + SHOWN_IDS], theirs[start : start + SHOWN_IDS]
-    name = ("ids", "token_type_ids")[what] + (f" from position {start}" if start else "")
-    text = " + ".join(repr(text if len(text) <= SHOWN_TEXT else text[:SHOWN_TEXT] + "...") for text in sample)
-    return f"{text}: {name} {ours} by AutoTokenizer, {theirs} by SentencePiece"
-
-
-TIE = "equal scores in a line of thousands of pieces"
-
-
-class _Comparison:
-    """AutoTokenizer of a folder beside SentencePiece."""
-
-    def __init__(self, folder: Path | str, spm, source: str = "the text", private: bool = False):
-        self.tokenizer, self.spm = load_tokenizer(folder, private), spm
-        if "token_type_ids" not in self.tokenizer.model_input_names:
-            raise StageError(
-                f"AutoTokenizer of {folder} gives no token_type_ids, its {CONFIG_FILE} is missing or another's: build "
-                "it again with convert_tokenizer.py"
-            )
-        self.source, self.private = source, private
-        self.cls, self.sep = spm.piece_to_id(CLS), spm.piece_to_id(SEP)
-
-    def truth(self, text: str, pair: str | None = None) -> tuple[list[int], list[int]]:
-        """Ids and token_type_ids by SentencePiece."""
-        first = [self.cls, *self.spm.encode(text), self.sep]
-        second = [*self.spm.encode(pair), self.sep] if pair is not None else []
-        return first + second, [0] * len(first) + [1] * len(second)
-
-    def tested(self, texts: list[str], pairs: list[str] | None = None) -> list[tuple[list[int], list[int]]]:
-        """The same by AutoTokenizer, for a batch."""
-        batch = self.tokenizer(texts, pairs, verbose=False)
-        return list(zip(batch["input_ids"], batch["token_type_ids"], strict=True))
-
-    def agrees(self, texts: tuple[str, ...]) -> bool:
-        return self.tested(*([text] for text in texts))[0] == self.truth(*texts)
-
-    def is_tie(self, text: str) -> bool:
-        """Whether a line is so long that float32, in which SentencePiece adds, no longer tells the two ways apart."""
-        ours, theirs = self.tested([text])[0][0], self.truth(text)[0]
-        if max(ours) >= self.spm.get_piece_size():  # another vocabulary altogether
-            return False
-        scores = [[self.spm.get_score(piece) for piece in ids] for ids in (ours, theirs)]
-        resolution = float(np.spacing(np.float32(min(map(sum, scores)))))  # negative: the sums are
-        if -resolution <= SCORE_STEP or self.spm.decode(ours) != self.spm.decode(theirs):
-            return False
-        apart = (Counter(ours) - Counter(theirs)) + (Counter(theirs) - Counter(ours))
-        return abs(sum(scores[0]) - sum(scores[1])) <= -resolution * apart.total()
-
-    def cause(self, texts: tuple[str, ...]) -> str | None:
-        """The known class of a difference: without its cause the texts agree. None for any other difference."""
-        rest = texts
-        for name, mend in KNOWN_CAUSES.items():
-            without = tuple(mend(text, self.spm.normalize) for text in texts)
-            if without != texts and self.agrees(without):
-                return name
-            rest = tuple(mend(text, self.spm.normalize) for text in rest)
-        if rest != texts and self.agrees(rest):
-            return " and ".join(KNOWN_CAUSES)
-        differing = [text for text in texts if not self.agrees((text,))]
-        return TIE if differing and all(map(self.is_tie, differing)) else None
-
-    def run(self, found: Parity, numbers: Iterable[int], samples: list[tuple[str, ...]]) -> None:
-        """Add to `found` what differs in samples of one text or two each; their lines have `numbers`."""
-        columns = [list(column) for column in zip(*samples, strict=True)]
-        for number, sample, tested in zip(numbers, samples, self.tested(*columns) if samples else (), strict=True):
-            truth = self.truth(*sample)
-            if tested == truth:
-                continue
-            if cause := self.cause(sample):
-                found.known[cause] += 1
-                continue
-            found.differences += 1
-            if found.first is None:
-                where = f"{'the pair ending in ' * (len(sample) - 1)}line {number:,} of {self.source}"
-                found.first = f"{where}, {files.shown(_describe(sample, tested, truth), self.private)}"
-
-
-def _with_mask(text: str, number: int) -> str:
-    """Put [MASK] into a line: between two characters that the line's number chooses, or with spaces on its sides."""
-    place = int(draws.integers(draws.key("parity"), np.uint64(number), len(text) + 1))
-    left, right = (("", ""), ("", ""), (" ", " "), ("", " "), (" ", ""))[number % 5]
-    return f"{text[:place]}{left}{MASK}{right}{text[place:]}"
-
-
-def _batches(lines: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
-    numbered = enumerate(lines, start=1)
-    while batch := list(itertools.islice(numbered, BATCH)):
-        yield batch
-
-
-def check_parity(
-    folder: Path | str, lines: Iterable[str], spm, source: str = "the text", private: bool = False
-) -> Parity:
-    """Compare AutoTokenizer of `folder` with SentencePiece on every line: alone, with [MASK] in it, with its successor.
-
-    Streams. `source` says what the lines are, for the description of the first difference; `private` keeps the text and
-    its ids out of that, and its vocabulary out of errors.
-    """
-    compare, found = _Comparison(folder, spm, source, private), Parity()
-    last = None
-    for batch in _batches(lines):
-        numbers, texts = zip(*batch, strict=True)
-        masked = [(_with_mask(text, number),) for number, text in batch]
-        following = list(itertools.pairwise(texts if last is None else (last, *texts)))
-        last = texts[-1]
-        found.lines, found.masked = found.lines + len(texts), found.masked + len(masked)
-        found.pairs += len(following)
-        compare.run(found, numbers, [(text,) for text in texts])
-        compare.run(found, numbers, masked)
-        compare.run(found, numbers[len(texts) - len(following) :], following)
-    return found
-
-
-def require_parity(found: Parity, folder: Path | str) -> None:
-    """Raise StageError with the first differing line."""
-    if found.differences:
-        compared = found.lines + found.masked + found.pairs
-        raise StageError(
-            f"{folder} does not tokenize as its SentencePiece model does ({found.differences:,} of {compared:,} "
-            f"comparisons): {found.first}"
-        )

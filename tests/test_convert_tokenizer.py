@@ -1,15 +1,18 @@
 """The tokenizer files of a model folder: the same bytes, verified before they are written; and the check for users."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
-from conftest import refusal, stage
-from test_tokenization import changed, lower_a_score, made_up_lines, small_model, tampered
+from conftest import ROOT, refusal, stage
+from test_parity import COMPAT, lower_a_score, tampered, write_bert
+from test_tokenization import changed, made_up_lines, small_model
 
 import convert_tokenizer
-from bert_ja import files, tokenization
+from bert_ja import files, hard_lines, tokenization
 from bert_ja.cli import StageError
+from bert_ja.parity import SPACES
 
 CONFIG = {"model_type": "bert", "vocab_size": 400, "max_position_embeddings": 512}
 NAMES = sorted(tokenization.FOLDER_FILES)
@@ -64,7 +67,7 @@ def test_exports_copy_is_confirmed_and_nothing_else_touched(model, capsys):
     assert (record["stage"], record["inputs"]) == ("convert_tokenizer.py", [files.describe("output/spm/sp.model")])
     assert record["tokenizer"] == tokenization.tokenizer_facts(model)
     assert sorted(output["name"] for output in record["outputs"]) == NAMES
-    assert (record["parity"]["lines"], record["parity"]["differences"]) == (len(tokenization.ADVERSARIAL_LINES), 0)
+    assert (record["parity"]["lines"], record["parity"]["differences"]) == (len(hard_lines.ADVERSARIAL_LINES), 0)
     talk = capsys.readouterr().err.splitlines()
     assert talk[0] == "data/train.txt not found: only our own list is compared (pass --text_file to compare more)"
     assert talk[-1].startswith("wrote spm.model, tokenizer.json, tokenizer_config.json to model, same ids by AutoTo")
@@ -72,17 +75,13 @@ def test_exports_copy_is_confirmed_and_nothing_else_touched(model, capsys):
 
 def test_a_named_text_is_compared_line_by_line(model):
     convert_tokenizer.main("output/spm/sp.model", "model", "data/valid.txt")
-    assert files.read_record(model, "tokenizer.meta.json")["parity"]["lines"] == 50 + len(
-        tokenization.ADVERSARIAL_LINES
-    )
+    assert files.read_record(model, "tokenizer.meta.json")["parity"]["lines"] == 50 + len(hard_lines.ADVERSARIAL_LINES)
 
 
 def test_the_training_text_is_sampled_where_it_is(model):
     Path("data/train.txt").write_text("\n\n".join(made_up_lines(70)), encoding="utf-8")
     convert_tokenizer.main("output/spm/sp.model", "model")
-    assert files.read_record(model, "tokenizer.meta.json")["parity"]["lines"] == 70 + len(
-        tokenization.ADVERSARIAL_LINES
-    )
+    assert files.read_record(model, "tokenizer.meta.json")["parity"]["lines"] == 70 + len(hard_lines.ADVERSARIAL_LINES)
 
 
 def test_the_models_positions_become_its_longest_sample(model, capsys):
@@ -185,19 +184,127 @@ def test_the_tokenizer_of_a_private_text_stays_private(model, capsys):
     assert files.read_record(model, "tokenizer.meta.json")["corpus"] == known
 
 
+# The layout of the published model
+
+WARNING = (
+    "transformers 5 mis-tokenizes every line with such a folder, and so does transformers 4 unless AutoTokenizer is "
+    "called with use_fast=False"
+)
+
+
+def test_the_published_layout_is_that_of_transformers_4(place, capsys):
+    convert_tokenizer.main("output/spm/sp.model", "published", tokenizer_class="DebertaV2Tokenizer")
+    names = ["special_tokens_map.json", "spm.model", "tokenizer_config.json"]
+    assert sorted(path.name for path in Path("published").iterdir()) == sorted([*names, "tokenizer.meta.json"])
+    assert Path("published/spm.model").read_bytes() == small_model()
+    config = json.loads(Path("published/tokenizer_config.json").read_text(encoding="utf-8"))
+    assert (config["tokenizer_class"], config["model_max_length"]) == ("DebertaV2Tokenizer", 512)
+    record = files.read_record("published", "tokenizer.meta.json")
+    assert (record["tokenizer_class"], record["parity"], record["warning"]) == ("DebertaV2Tokenizer", None, WARNING)
+    assert sorted(output["name"] for output in record["outputs"]) == names
+    talk = capsys.readouterr().err.splitlines()
+    assert talk[0].startswith(
+        "wrote spm.model, tokenizer_config.json, special_tokens_map.json to published, not compared"
+    )
+    assert talk[1:] == [
+        f"warning: {WARNING}; check it with make .venv-compat, then .venv-compat/bin/python convert_tokenizer.py "
+        "--check_only True"
+    ]
+
+
+def test_transformers_5_mis_tokenizes_the_published_layout(place):
+    """What the warning says; when this fails, it can go."""
+    convert_tokenizer.main("output/spm/sp.model", "published", tokenizer_class="DebertaV2Tokenizer")
+    tokenizer = tokenization.load_tokenizer("published", slow=True)
+    spm = tokenization.load_model(small_model())
+    lines = made_up_lines(50, seed=3)
+    assert [line for line in lines if tokenizer(line)["input_ids"] == [2, *spm.encode(line), 3]] == []
+
+
+def test_the_published_layout_is_refused_where_it_does_not_belong(place, model):
+    with pytest.raises(StageError) as error:
+        convert_tokenizer.main("output/spm/sp.model", "model", tokenizer_class="DebertaV2Tokenizer")
+    assert str(error.value) == (
+        "model has a tokenizer.json, which the published layout has not: name another --output_dir"
+    )
+    convert_tokenizer.main("output/spm/sp.model", "published", tokenizer_class="DebertaV2Tokenizer")
+    with pytest.raises(StageError) as error:
+        convert_tokenizer.main(output_dir="published", check_only=True)
+    assert str(error.value).startswith(f"published is for transformers 4 only ({WARNING}): check it with make ")
+    with pytest.raises(
+        StageError, match="--tokenizer_class must be PreTrainedTokenizerFast or DebertaV2Tokenizer, got 'X'"
+    ):
+        convert_tokenizer.main("output/spm/sp.model", "other", tokenizer_class="X", encodings_file="a.txt")
+    assert not Path("other").exists()
+
+
+@pytest.mark.full
+def test_the_published_layout_is_what_transformers_4_saves_and_its_slow_tokenizer_reads(place):
+    if not COMPAT.is_file():
+        pytest.skip(".venv-compat is not built: make .venv-compat")
+    code = (
+        "from transformers import DebertaV2Tokenizer as T; names = dict(unk_token='<unk>', sep_token='[SEP]', "
+        "pad_token='<pad>', cls_token='[CLS]', mask_token='[MASK]'); "
+        "T('output/spm/sp.model', model_max_length=512, **names).save_pretrained('saved')"
+    )
+    subprocess.run([COMPAT, "-c", code], check=True, capture_output=True)
+    command = [COMPAT, ROOT / "convert_tokenizer.py", "--output_dir", "published", "--text_file", "data/valid.txt"]
+    done = subprocess.run([*command, "--tokenizer_class", "DebertaV2Tokenizer"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == f"warning: {WARNING}"
+    record = json.loads(Path("published/tokenizer.meta.json").read_text())
+    assert record["parity"]["lines"] == 50 + len(hard_lines.ADVERSARIAL_LINES)
+    assert record["parity"]["known_differences"][SPACES] > 30
+    saved = contents(Path("saved"))
+    assert {name: content for name, content in contents(Path("published")).items() if name in saved} == saved
+    assert len(saved) == 3
+
+
 # Checking
 
 
 def test_check_only_reports_and_writes_nothing(model, capsys):
+    (model / "model.safetensors").unlink()
     before = contents(model)
     convert_tokenizer.main(output_dir="model", text_file="data/valid.txt", check_only=True)
     report = json.loads(capsys.readouterr().out)
     assert report["folder"] == "model"
     assert report["tokenizer"] == tokenization.tokenizer_facts(model)
-    assert report["lines"] == report["with_mask"] == 50 + len(tokenization.ADVERSARIAL_LINES)
+    assert report["lines"] == report["with_mask"] == 50 + len(hard_lines.ADVERSARIAL_LINES)
     assert (report["differences"], report["first_difference"]) == (0, None)
-    assert sum(report["known_differences"].values()) == 16
+    assert sum(report["known_differences"].values()) == 13
     assert contents(model) == before
+
+
+def test_check_only_fills_masks_where_there_is_a_model_and_writes_encodings(place, model, capsys):
+    write_bert(model)
+    convert_tokenizer.main(output_dir="model", text_file="data/valid.txt", check_only=True, encodings_file="a.txt")
+    report = json.loads(capsys.readouterr().out)
+    assert report["fill_mask"] == 4
+    assert report["text"] == report["text"] | {"lines": 50, "with_mask": 50, "pairs": 25, "known_differences": {}}
+    rows = Path("a.txt").read_text(encoding="utf-8").splitlines()
+    own = len(hard_lines.ADVERSARIAL_LINES)
+    assert len(rows) == (own + own + own // 2) + (50 + 50 + 25) + 4
+    convert_tokenizer.main(output_dir="model", text_file="data/valid.txt", check_only=True, encodings_file="b.txt")
+    assert Path("b.txt").read_bytes() == Path("a.txt").read_bytes()
+    Path("data/valid.txt").write_text("\n".join([*made_up_lines(49, seed=3), "別の文。"]), encoding="utf-8")
+    convert_tokenizer.main(output_dir="model", text_file="data/valid.txt", check_only=True, encodings_file="b.txt")
+    others = Path("b.txt").read_text(encoding="utf-8").splitlines()
+    differing = [row.partition(":")[0] for row, other in zip(rows, others, strict=True) if row != other]
+    line = "line 50 of data/valid.txt"
+    assert differing == [line, line.replace(" of", " with [MASK] of"), f"the pair ending in {line}"]
+
+
+def test_encodings_are_written_when_checking_only(model):
+    with pytest.raises(StageError, match="--encodings_file needs --check_only True"):
+        convert_tokenizer.main("output/spm/sp.model", "model", encodings_file="a.txt")
+
+
+def test_check_only_names_a_missing_tokenizer_json(model):
+    """AutoTokenizer makes one of spm.model alone, which transformers 5 gets wrong."""
+    (model / "tokenizer.json").unlink()
+    with pytest.raises(StageError, match="model has no tokenizer.json: build it with convert_tokenizer.py"):
+        convert_tokenizer.main(output_dir="model", check_only=True)
 
 
 def test_check_only_ends_with_an_error_on_a_difference(place, model):
@@ -240,6 +347,7 @@ def test_check_only_shows_no_line_of_a_private_corpus(place, model, capsys, says
 
 
 def test_check_only_compares_with_a_named_model(model):
+    (model / "model.safetensors").unlink()
     Path("other.model").write_bytes(tokenization.train_sentencepiece(made_up_lines(500), 300))
     with pytest.raises(StageError, match="model does not tokenize as its SentencePiece model does"):
         convert_tokenizer.main("other.model", "model", check_only=True)

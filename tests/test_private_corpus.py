@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 from conftest import CONFIG, stage
-from test_tokenization import tampered
+from test_parity import tampered
 from texts import text
 
 import convert_tokenizer
 import export_model
 import release_model
 import trainer
-from bert_ja import files, tokenization
+from bert_ja import files, hard_lines
 
 NAME = "森の診療所"  # of the corpus, which may be said
 MARKER = "珊瑚色の鍵穴"
@@ -53,7 +53,7 @@ def private_records(folder: Path) -> dict[str, bool]:
 
 def unlikely_piece(content) -> None:
     """A fault in tokenizer.json: the likeliest piece of three characters that is not in our own list."""
-    own = "".join(tokenization.ADVERSARIAL_LINES)
+    own = "".join(hard_lines.ADVERSARIAL_LINES)
     next(entry for entry in content["model"]["vocab"][5:] if len(entry[0]) > 2 and entry[0] not in own)[1] -= 30
 
 

@@ -575,6 +575,15 @@ def unverified_tokenizer(here):
     )
 
 
+def published_layout(here):
+    edit_record("model/tokenizer.meta.json", tokenizer_class="DebertaV2Tokenizer")
+    return (
+        "the tokenizer of model is in the published layout (transformers 5 mis-tokenizes every line with such a "
+        "folder, and so does transformers 4 unless AutoTokenizer is called with use_fast=False): run "
+        "convert_tokenizer.py --output_dir model without --tokenizer_class first"
+    )
+
+
 def another_tokenizer(here):
     edit_record("model/tokenizer.meta.json", tokenizer={"sha256": "ab" * 32, "vocab_size": 40})
     return (
@@ -659,7 +668,7 @@ def result_that_is_no_json(here):
 
 CASES = [
     *(other_weights, longer_config, no_model, no_model_record, record_of_another_stage, damaged_record),
-    *(record_without_weights, unverified_tokenizer, another_tokenizer, tokenizer_of_another_record),
+    *(record_without_weights, unverified_tokenizer, published_layout, another_tokenizer, tokenizer_of_another_record),
     *(no_result, empty_result, result_without_record, result_of_another_stage, embellished_result),
     *(result_of_another_checkpoint, result_without_a_key, result_that_is_no_number, result_that_is_a_list),
     result_that_is_no_json,

@@ -16,7 +16,7 @@ from conftest import ROOT
 from test_tokenization import made_up_lines
 
 import train_tokenizer
-from bert_ja import files, tokenization
+from bert_ja import files, hard_lines, tokenization
 from bert_ja.cli import StageError
 
 OPTIONS = {"input_sentence_size": 1500, "vocab_size": 300}
@@ -92,7 +92,7 @@ def test_the_record_says_what_later_stages_compare(trained, lines):
     assert record["options"] == {"input_sentence_size": 1500, "vocab_size": 300, "character_coverage": 0.9995}
     assert record["inputs"] == [files.describe(trained / "data/train.txt")]
     assert record["counts"] == {"drawn": 1500, "eligible": 3000, "blank": 1500, "too_long": 0, "reserved": 0}
-    expected = {"lines": 3000 + len(tokenization.ADVERSARIAL_LINES), "differences": 0}
+    expected = {"lines": 3000 + len(hard_lines.ADVERSARIAL_LINES), "differences": 0}
     assert {name: record["parity"][name] for name in expected} == expected
     assert record["outputs"] == files.describe_folder(trained / "output/model")
     assert record["corpus"] == files.corpus_facts(None)
@@ -158,7 +158,7 @@ def difference(lines: list[str], folder: Path, **options) -> str:
     right = tokenization.tokenizer_json
     with pytest.MonkeyPatch.context() as patch, pytest.raises(StageError) as error:
         patch.setattr(tokenization, "tokenizer_json", lambda model: right(model).replace('"NFC"', '"NFD"'))
-        patch.setattr(tokenization, "ADVERSARIAL_LINES", ())
+        patch.setattr(hard_lines, "ADVERSARIAL_LINES", ())
         train_tokenizer.main("data/train.txt", vocab_size=200, **options)
     return str(error.value)
 
