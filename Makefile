@@ -1,9 +1,9 @@
-# make quickstart | test | test-full | lint | bench: each sets up .venv by itself; make .venv does only that.
+# make quickstart | test | test-full | lint | bench | compat: each sets up .venv by itself; make .venv does only that.
 # make .venv-NAME sets up an environment of its own from requirements-NAME.txt, for what cannot live in .venv.
 #   PYTHON    the interpreter to start from; one that already has a fitting torch (a CUDA image) keeps it
 #   PIP_ARGS  arguments for pip, e.g. --no-index --find-links wheels on a machine without internet
 #   BENCH     the benchmark: extract; samples or training, which need texts in ARGS
-#   ARGS      its arguments, e.g. the files of a dump and --output_file bench/results/extract.json
+#   ARGS      its arguments, e.g. the files of a dump and --output_file bench/results/extract.json; or those of compat.py
 
 PYTHON ?= python3
 PIP_ARGS ?=
@@ -12,7 +12,7 @@ ARGS :=
 BIN := .venv/bin
 SCRIPTS := $(wildcard *.sh) .ci/run
 
-.PHONY: quickstart test test-full lint bench
+.PHONY: quickstart test test-full lint bench compat
 
 quickstart: .venv
 	$(BIN)/python quickstart.py
@@ -30,6 +30,9 @@ lint: .venv
 
 bench: .venv
 	$(BIN)/python bench/bench_$(BENCH).py $(ARGS)
+
+compat: .venv .venv-compat
+	$(BIN)/python compat.py $(ARGS)
 
 # The stamp is written last, so that an interrupted installation starts over.
 .PHONY: .venv
