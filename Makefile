@@ -55,8 +55,8 @@ compat: .venv .venv-compat
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -r .venv/requirements.txt
 	touch $@
 
-.PHONY: .venv-compat .venv-tensorflow
-.venv-compat .venv-tensorflow: .venv-%: .venv-%/ready
+.PHONY: .venv-compat .venv-tensorflow .venv-sentence
+.venv-compat .venv-tensorflow .venv-sentence: .venv-%: .venv-%/ready
 
 .venv-%/ready: requirements-%.txt
 	rm -rf .venv-$*
