@@ -48,7 +48,7 @@ DESCRIPTIONS = ("tokenizer_config.json", "special_tokens_map.json", "added_token
 SHOWN_NAMES = 4
 FRONT_MATTER = re.compile(r"---\s*\n(.*?\n)---\s*\n", re.DOTALL)  # YAML at the head of a model card
 # What two tokenizers are compared on: prose of several fields, and what their settings treat differently. None of what
-# `tokenizers` and SentencePiece are known to treat differently (tokenization.KNOWN_CAUSES).
+# `tokenizers` and SentencePiece are known to treat differently (parity.KNOWN_CAUSES).
 LINES = (
     "日本語の文です。",
     "東京都に住んでいます。",

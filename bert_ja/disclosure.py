@@ -55,14 +55,14 @@ SETTINGS = _kept(
     *("samples_per_step", "gradient_clip_val", "precision", "seed", "data_seed"),
     *("mlm_probability", "mask_replace_prob", "random_replace_prob"),
 )
-PARITY = _kept("lines", "with_mask", "pairs", "differences") | {"known_differences": COUNTS}
+PARITY = _kept("lines", "with_mask", "pairs", "truncated", "alone", "differences") | {"known_differences": COUNTS}
 TRAINING = {  # what a checkpoint says of its run
     **{"tokenizer": TOKENIZER, "samples": {ANY: FILE}, "options": SAMPLE_OPTIONS, "counts": COUNTS},
     **{"corpus": CORPUS, "continued_from": CONTINUED, "versions": VERSIONS, "settings": SETTINGS},
     **_kept("shares", "longest_sample", "unigram_entropy"),
 }
 FIELDS = {  # of the records of all stages
-    **_kept("stage", "seed", "steps", "longest_sample"),
+    **_kept("stage", "seed", "steps", "longest_sample", "tokenizer_class", "warning"),
     **{"options": CORPUS_OPTIONS | TOKENIZER_OPTIONS | SAMPLE_OPTIONS, "versions": VERSIONS},
     **{"inputs": FILE, "outputs": FILE, "counts": COUNTS, "shares": COUNTS, "corpus": CORPUS},
     **{"tokenizer": TOKENIZER, "parity": PARITY, "model": MODEL, "training": TRAINING},
