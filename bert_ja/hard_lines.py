@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from bert_ja import draws
 
+PIECE = 20  # characters of a line that are recombined
 ADVERSARIAL_LINES = (
     "",
     " ",
@@ -128,10 +129,13 @@ ODD = (
 
 
 def _odd_line(lines: list[str], stream) -> str:
-    """The head of a line and the tail of another, with one to four odd characters put between any two of theirs."""
+    """A piece of a line and one of another, with one to four odd characters put between any two of theirs."""
     places = draws.uniform(stream, range(13))
-    head, tail = (lines[int(place * len(lines))] for place in places[:2])
-    text = head[: int(places[2] * (len(head) + 1))] + tail[int(places[3] * (len(tail) + 1)) :]
+    text = ""
+    for which, where in (places[:2], places[2:4]):
+        line = lines[int(which * len(lines))]
+        start = int(where * (len(line) + 1))
+        text += line[start : start + PIECE]
     for where, which in zip(places[5 : 6 + int(4 * places[4])], places[9:], strict=False):
         place = int(where * (len(text) + 1))
         text = text[:place] + ODD[int(which * len(ODD))] + text[place:]

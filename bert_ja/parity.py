@@ -28,6 +28,10 @@ SHOWN_IDS, SHOWN_TEXT = 40, 200  # ids and characters that an error shows
 PAD_ID, CLS_ID, SEP_ID = map(PIECES.index, (PAD, CLS, SEP))
 
 
+Sample = tuple[str, ...]  # a line, or two as a pair
+Mend = Callable[[str, Callable[[str], str]], str]  # of a line and SentencePiece's normalisation
+
+
 @dataclasses.dataclass
 class Parity:
     """What a comparison of AutoTokenizer with SentencePiece found."""
@@ -216,7 +220,7 @@ def offsets_agree(segment: Segment, found: list[tuple[int, int]], spm) -> bool:
 # Comparison
 
 
-def _quoted(lines: tuple[str, ...]) -> str:
+def _quoted(lines: Sample) -> str:
     return " + ".join(repr(line if len(line) <= SHOWN_TEXT else line[:SHOWN_TEXT] + "...") for line in lines)
 
 
@@ -312,9 +316,12 @@ class Comparison:
             ends.append(tested.offsets[end])
         return set(ends) == {(0, 0)}
 
-    def agrees(self, lines: tuple[str, ...]) -> bool:
-        tested = self.tested(*([line] for line in lines))[0]
-        return self.difference(tested, read_segments(self.spm, list(lines))) is None
+    def agreeing(self, samples: list[Sample]) -> list[bool]:
+        """Whether each of some samples, all lines or all pairs, agrees."""
+        columns = list(map(list, zip(*samples, strict=True)))
+        segments = zip(*(read_segments(self.spm, column) for column in columns), strict=True)
+        tested = self.tested(*columns)
+        return [self.difference(one, list(parts)) is None for one, parts in zip(tested, segments, strict=True)]
 
     def is_tie(self, line: str) -> bool:
         """Whether a line is so long that float32, in which SentencePiece adds, no longer tells the two ways apart."""
@@ -328,42 +335,35 @@ class Comparison:
         apart = (Counter(ours) - Counter(theirs)) + (Counter(theirs) - Counter(ours))
         return abs(sum(scores[0]) - sum(scores[1])) <= -resolution * apart.total()
 
-    def cause(self, lines: tuple[str, ...]) -> str | None:
-        """The known class of a difference: without its cause the lines agree. None for any other difference."""
-        for name, mend in self.causes.items():
-            without = tuple(mend(line, self.spm.normalize) for line in lines)
-            if without != lines and self.agrees(without):
-                return name
-        rest = lines
-        for mend in (
-            *self.causes.values(),
-            *self.causes.values(),
-        ):  # ［Ｓ + mark + ＥＰ］ is both
-            rest = tuple(mend(line, self.spm.normalize) for line in rest)
-        if rest != lines and self.agrees(rest):
-            return " and ".join(self.causes)
-        differing = [line for line in lines if not self.agrees((line,))]
-        return TIE if differing and all(map(self.is_tie, differing)) else None
+    def without(self, sample: Sample, mends: list[Mend]) -> Sample:
+        """A sample without what may be the cause of its difference."""
+        for mend in mends:
+            sample = tuple(mend(line, self.spm.normalize) for line in sample)
+        return sample
 
-    def differs(self, where: str, lines: tuple[str, ...], ours: str, theirs: str) -> None:
+    def cause(self, samples: list[Sample]) -> list[str | None]:
+        """The known class of each difference: without its cause the sample agrees. None for any other difference."""
+        mends, found = list(self.causes.values()), [None] * len(samples)
+        attempts = {name: [mend] for name, mend in self.causes.items()}
+        attempts[" and ".join(self.causes)] = mends + mends  # taking a mark from ［Ｓ + mark + ＥＰ］ leaves a literal
+        for name, mends in attempts.items():
+            rest = {place: self.without(samples[place], mends) for place, known in enumerate(found) if known is None}
+            rest = {place: sample for place, sample in rest.items() if sample != samples[place]}
+            for place, agrees in zip(rest, self.agreeing(list(rest.values())) if rest else (), strict=True):
+                found[place] = name if agrees else None
+        return [name or (TIE if self.is_tied(sample) else None) for name, sample in zip(found, samples, strict=True)]
+
+    def is_tied(self, sample: Sample) -> bool:
+        """Whether all lines of a sample that differ do so by a tie."""
+        differing = [line for line in sample if self.agreeing([(line,)]) == [False]]
+        return bool(differing) and all(map(self.is_tie, differing))
+
+    def differs(self, where: str, lines: Sample, ours: str, theirs: str) -> None:
         """Count a difference that has no known cause, and keep the first in words."""
         self.found.differences += 1
         if self.found.first is None:
             said = files.shown(f"{_quoted(lines)}: {ours}, {theirs}", self.private)
             self.found.first = f"{where} of {self.source}, {said}"
-
-    def compare(self, where: str, segments: list[Segment], tested: Encoding) -> None:
-        """Add to what was found how the encoding of a line or a pair differs from SentencePiece's."""
-        if self.written:
-            self.written(f"{where} of {self.source}: {digest(tuple(tested))}")
-        if (name := self.difference(tested, segments)) is None:
-            return
-        lines = tuple(segment.line for segment in segments)
-        if cause := self.cause(lines):
-            self.found.known[cause] += 1
-            return
-        ours, theirs = _excerpts(name, tested, encoding_of(segments))
-        self.differs(where, lines, f"{ours} by AutoTokenizer", f"{theirs} by SentencePiece")
 
     def expect(self, number: int, sample: list[Segment], tested: Encoding, expected: Encoding, how: str) -> None:
         """Add to what was found how an encoding differs from what AutoTokenizer's own encodings of its lines imply."""
@@ -415,9 +415,19 @@ class Comparison:
         self.check_alone(numbers[::SHARE], own, tested[::SHARE])
 
     def run(self, where: str, numbers: list[int], samples: list[list[Segment]], tested: list[Encoding]) -> None:
-        """`compare` for a batch; `where` has a place for the line's number."""
-        for number, segments, encoding in zip(numbers, samples, tested, strict=True):
-            self.compare(where.format(number), segments, encoding)
+        """Add to what was found how encodings differ from SentencePiece's; `where` has a place for a line's number."""
+        rows = list(zip(map(where.format, numbers), samples, tested, strict=True))
+        if self.written:
+            for place, _, encoding in rows:
+                self.written(f"{place} of {self.source}: {digest(tuple(encoding))}")
+        differing = [(row, name) for row in rows if (name := self.difference(row[2], row[1]))]
+        lines = [tuple(segment.line for segment in segments) for (_, segments, _), _ in differing]
+        for ((place, segments, encoding), name), sample, cause in zip(differing, lines, self.cause(lines), strict=True):
+            if cause:
+                self.found.known[cause] += 1
+                continue
+            ours, theirs = _excerpts(name, encoding, encoding_of(segments))
+            self.differs(place, sample, f"{ours} by AutoTokenizer", f"{theirs} by SentencePiece")
 
 
 def _as_segment(line: str, encoding: Encoding) -> Segment:
