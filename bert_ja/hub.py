@@ -297,6 +297,29 @@ def _require_history(folder: Path, repo: str, tag: str, tags: list[str]) -> None
         )
 
 
+def _require_same(folder: Path, repo: str, tag: str, tree: dict) -> None:
+    if differing := _differing(folder, tree):
+        raise StageError(
+            f"{tag} of {repo} is another release, its {differing[0]} is not this one's: give this one a version of its "
+            f"own with --tag, and an entry for it in a text for --changelog"
+        )
+
+
+def _commit(api, folder: Path, repo: str, head: str, message: str, description: str) -> str:
+    """Upload what the Hub lacks, in one commit on `head`; its id. Raises StageError if another commit came between."""
+    commit = api.upload_folder(
+        repo_id=repo,
+        folder_path=folder,
+        delete_patterns=_left_over(api, repo, head, _tree(api, repo, head), folder) or None,
+        commit_message=message,
+        commit_description=description,
+        parent_commit=head,
+    ).oid
+    if _differing(folder, _tree(api, repo, commit)):
+        raise StageError(_refusal(409, "", repo))
+    return commit
+
+
 def push(folder: Path, repo: str, tag: str, public: bool, token: str) -> str:
     """Upload a release as one commit and tag it; the address of that version.
 
@@ -324,26 +347,3 @@ def push(folder: Path, repo: str, tag: str, public: bool, token: str) -> str:
             api.create_tag(repo, tag=tag, revision=commit)
             say(f"uploaded to {repo} ({'public' if public else 'private'}), commit {commit[:12]}, tag {tag}")
     return f"{address(repo)}/tree/{tag}"
-
-
-def _require_same(folder: Path, repo: str, tag: str, tree: dict) -> None:
-    if differing := _differing(folder, tree):
-        raise StageError(
-            f"{tag} of {repo} is another release, its {differing[0]} is not this one's: give this one a version of its "
-            f"own with --tag, and an entry for it in a text for --changelog"
-        )
-
-
-def _commit(api, folder: Path, repo: str, head: str, message: str, description: str) -> str:
-    """Upload what the Hub lacks, in one commit on `head`; its id. Raises StageError if another commit came between."""
-    commit = api.upload_folder(
-        repo_id=repo,
-        folder_path=folder,
-        delete_patterns=_left_over(api, repo, head, _tree(api, repo, head), folder) or None,
-        commit_message=message,
-        commit_description=description,
-        parent_commit=head,
-    ).oid
-    if _differing(folder, _tree(api, repo, commit)):
-        raise StageError(_refusal(409, "", repo))
-    return commit
