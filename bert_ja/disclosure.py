@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from bert_ja import files
+
 PATH = re.compile(r"""(?:^|[\s"'(=,;])(?:/|~/|\\\\|file:|[A-Za-z]:[\\/])\S""")  # but not https://, CC BY-SA 3.0/GFDL
 ANY = "*"  # in FIELDS: every name, where our own code makes the names
 
@@ -135,9 +137,10 @@ def _without_paths(value):
 def public(record: dict | None, private: bool = False) -> dict | None:
     """What of any stage's record may be published: the fields of FIELDS, with None where a string holds a path.
 
-    That of a `private` corpus is also without what it says of the text beyond name, licence and source: counts, dump,
-    sizes and sums of files that are not the model's, and names of files that a user chose.
+    That of a `private` corpus, as the record itself may say, is also without what is said of the text beyond name,
+    licence and source: counts, dump, sizes and sums of files that are not the model's, names of a user's files.
     """
+    private = private or files.corpus_facts(record)["private"]
     return None if record is None else _without_paths(_allowed(record, FIELDS, private))
 
 
@@ -180,7 +183,10 @@ def remove_paths(path: Path) -> list[str]:
 
     transformers writes name_or_path into a tokenizer_config.json, and it stays in a tokenizer that is carried on.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:  # which whoever loads the folder says
+        return []
     wrong = [name for name, value in content.items() if isinstance(value, str) and has_path(value)]
     if wrong:
         kept = {name: value for name, value in content.items() if name not in wrong}

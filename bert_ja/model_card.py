@@ -173,7 +173,7 @@ def try_out(model, tokenizer, prompts: Iterable[str]) -> Tried:
     """
     import transformers
 
-    fill_mask = transformers.pipeline("fill-mask", model=model, tokenizer=tokenizer)
+    fill_mask = transformers.pipeline("fill-mask", model=model, tokenizer=tokenizer, device="cpu")
     longest, filled = model.config.max_position_embeddings, {}
     for prompt in prompts:
         text = prompt.replace(MASK, tokenizer.mask_token)

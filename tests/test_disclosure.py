@@ -48,6 +48,11 @@ def test_a_private_corpus_keeps_more_for_itself():
     }
 
 
+def test_a_record_that_says_that_its_text_is_private_needs_nobody_to_say_it_again():
+    record = RECORD | {"corpus": RECORD["corpus"] | {"private": True}}
+    assert public(record) == public(record, private=True) != public(RECORD)
+
+
 def test_a_field_of_another_shape_than_expected_is_not_let_through():
     record = {"stage": {"line": "患者は"}, "steps": [1], "corpus": "患者は", "tokenizer": ["a", {"b": 1}], "counts": 3}
     assert public(record) == {"stage": None, "steps": [1], "corpus": None, "tokenizer": [None, {}], "counts": None}
@@ -112,6 +117,8 @@ def test_settings_of_a_tokenizer_lose_the_path_that_transformers_wrote(tmp_path)
     before = path.read_bytes()
     assert disclosure.remove_paths(path) == []
     assert path.read_bytes() == before
+    path.write_text("{")
+    assert disclosure.remove_paths(path) == []
 
 
 def test_a_checkpoint_is_described_by_the_names_that_training_gives(run):

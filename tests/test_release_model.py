@@ -348,6 +348,15 @@ def test_a_source_that_is_a_path_is_left_out_and_said(here, capsys):
         assert b"hanako" not in file.read_bytes()
 
 
+def test_a_path_in_the_settings_of_a_model_is_left_out_and_said(here, capsys):
+    edit_record("model/config.json", _name_or_path="/home/hanako/bert")
+    edit_record("model/meta.json", outputs=files.describe_folder("model"))
+    release_model.main()
+    assert "left out of config.json, a path of this machine stands there: _name_or_path\n" in capsys.readouterr().err
+    for file in Path("release/bert-base-ja").iterdir():
+        assert b"hanako" not in file.read_bytes()
+
+
 def test_a_field_that_nobody_has_allowed_is_not_released(here):
     edit_record("model/meta.json", command=["hanako"], training={"corpus": CORPUS, "notes": "hanako"})
     release_model.main()
