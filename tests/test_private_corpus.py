@@ -71,6 +71,8 @@ def test_what_is_made_of_private_samples_is_private_and_shows_no_text(samples, c
     release = "release/bert-base-ja"
     assert [name for name, private in private_records(folder).items() if private] == [*made, f"{release}/meta.json"]
     assert leaks(folder, talk, Path("data/train.txt").read_text()) == {}
+    assert files.read_record("model")["history"] != []
+    assert "history" not in files.read_record(release)
     assert talk.count("warning: the corpus is private, and the vocabulary ") == 1
     assert f"- Text: {NAME}\n" in Path(release, "README.md").read_text()
 

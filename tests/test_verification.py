@@ -1,6 +1,9 @@
 """Whether a release is verified when it is what its records say, and each tampering is named when it is not."""
 
+import contextlib
+import copy
 import json
+import random
 import shutil
 import signal
 import subprocess
@@ -14,7 +17,7 @@ from conftest import CONFIG, ROOT, SAMPLE, shared, stage
 from texts import text
 
 import release_model
-from bert_ja import files, verification
+from bert_ja import files, model_card, verification
 from bert_ja.cli import StageError
 
 STAGES = [
@@ -83,7 +86,22 @@ def test_a_release_is_verified_and_every_stage_has_a_line(made, place, work, cap
 def test_what_a_run_wrote_is_compared_anew_each_time(place):
     (written,) = place.glob("work/*/out/jawiki.txt")
     written.write_bytes(written.read_bytes()[:-1] + b"x")
-    assert verify(place).startswith("is not what its records say: differs extract_jawiki.py: jawiki.txt: sha256 is ")
+    assert verify(place).startswith("is not verified: differs extract_jawiki.py: jawiki.txt: sha256 is ")
+
+
+def test_a_release_has_every_record_once_and_none_of_a_private_corpus(release):
+    record = files.read_record(release)
+    assert [each["stage"] for each in record["history"]] == [
+        *("extract_jawiki.py", "prepare_corpus.py", "train_tokenizer.py", "prepare_train_data.py"),
+        *("prepare_corpus.py", "prepare_train_data.py", "train_tokenizer.py", "prepare_corpus.py"),
+        "prepare_train_data.py",
+    ]
+    assert {key for each in record["history"] for key in each} <= set(files.CARRIED)
+    assert not any("history" in each for each in record["records"].values())
+    one, other = {"stage": "a", "corpus": {"private": True}}, {"stage": "b", "corpus": {"private": False}}
+    behind = {"history": [one, other]}, {"history": [other]}, None
+    assert verification.history_of(model_card.public, *behind) == {"history": [other]}
+    assert verification.history_of(model_card.public, {"history": [one]}, {}) == {}
 
 
 # Tampering
@@ -187,7 +205,7 @@ def _download(record):
     record["history"].insert(0, {"stage": "get_jawiki.sh", "inputs": [], "outputs": [dump]})
 
 
-RECORDED = "is not what its records say: differs"
+RECORDED = "is not verified: differs"
 TAMPERED = {
     _seed: f"{RECORDED} prepare_train_data.py: train.jsonl: s",
     _output_hash("train.txt"): f"{RECORDED} prepare_corpus.py: train.txt: sha256 is ",
@@ -484,3 +502,26 @@ def test_a_release_of_a_real_dump_is_verified_from_it(tmp_path, capsys):
     release_of(tmp_path, 4000)
     checks = verification.verify(tmp_path / "release" / "bert-base-ja", dump.parent, tmp_path / "verification")
     assert [check.result for check in checks] == ["ok"] * 12 + ["not checked"]
+
+
+def nodes(value, path: tuple = ()):
+    """The way to every value inside a JSON value."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, each in inner:
+        yield (*path, key)
+        yield from nodes(each, (*path, key))
+
+
+@pytest.mark.full
+def test_whatever_stands_in_a_record_ends_in_one_sentence(place):
+    """Values of the wrong kind at many places: never a traceback."""
+    rng, original = random.Random(0), json.loads((place / "release" / "meta.json").read_text())
+    ways = [way for way in nodes(original) if not {"options", "versions", "settings", "model", "parity"} & set(way)]
+    for way in rng.sample(ways, 60):
+        record = inner = copy.deepcopy(original)
+        for key in way[:-1]:
+            inner = inner[key]
+        inner[way[-1]] = rng.choice([each for each in (None, [], {}, "x", -1, [1], {"x": 1}) if each != inner[way[-1]]])
+        (place / "release" / "meta.json").write_text(json.dumps(record))
+        with contextlib.suppress(StageError):
+            verification.verify(place / "release", SAMPLE.parent, place / "work")
