@@ -120,8 +120,8 @@ def test_slow_tokenizers_differ_beside_masks_alone(tmp_path):
     lines = ["京都と [MASK] 奈良", "京都[MASK]奈良", "中の[CLS]です", "Ａ\u0301と か\u3099", *made_up_lines(20)]
     found = in_the_other_major(tmp_path, lines, slow=True)
     assert [record["differences"] for record in found] == [0] * 24
-    assert found[0]["known_differences"] == {SPACES: 2}  # and with another mask
-    assert found[1]["known_differences"] in ({}, {SPACES: 1})
+    assert found[0]["known_differences"] == {SPACES: 1}  # a second mask was put into the first
+    assert found[1]["known_differences"] in ({}, {SPACES: 1})  # by the spaces that a second mask may have
     assert LITERALS in found[2]["known_differences"]
     assert {kind for record in found[3:] for kind in record["known_differences"]} == {SPACES}
 
