@@ -9,6 +9,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import re
@@ -30,6 +31,7 @@ STAGE = "release_model.py"
 OK, DIFFERS, NOT_CHECKED = "ok", "differs", "not checked"
 HASH = re.compile("[0-9a-f]{64}")
 CONFIG = "config.json"
+SETTINGS = (CONFIG, "tokenizer_config.json", "special_tokens_map.json")  # which may name paths of a machine
 DONE = ".done"  # in the folder of a run that ended well
 EXTRACT, TEXT = "extract_jawiki.py", "prepare_corpus.py"
 TOKENIZER, SAMPLES = "train_tokenizer.py", "prepare_train_data.py"
@@ -115,13 +117,36 @@ def _is_record(record) -> bool:
         and isinstance(record.get("inputs", []), list)
         and all(map(_is_file, [*record.get("inputs", []), *record["outputs"]]))
         and (record["stage"] != SAMPLES or _has_counts(record))
+        and _are_sources((record.get("corpus") or {}).get("sources"))
     )
+
+
+def _are_sources(sources) -> bool:
+    """Whether this is what a record says of several texts, or nothing."""
+    texts = sources if isinstance(sources, list) else [None] if sources else []
+    return all(isinstance(text, dict) and isinstance(text.get("share") or 0, int | float) for text in texts)
+
+
+def _are_shares(shares, number: int) -> bool:
+    """Whether these are the shares of so many files."""
+    numbers = isinstance(shares, list) and all(isinstance(share, int | float) and share > 0 for share in shares)
+    return numbers and len(shares) == number
 
 
 def _has_counts(record: dict) -> bool:
     """Whether a record says what those of samples do."""
     counts = record.get("counts")
     return bool(record.get("options") and counts) and all(type(count) is int for count in counts.values())
+
+
+def _with_whole_files(records):
+    """Records of stages, without files that are not described."""
+    if not isinstance(records, dict) or not all(isinstance(each, dict) for each in records.values()):
+        return None
+    return {
+        stage: each | {name: list(filter(_is_file, each.get(name) or [])) for name in ("inputs", "outputs")}
+        for stage, each in records.items()
+    }
 
 
 def read_release(folder: Path) -> dict:
@@ -134,6 +159,8 @@ def read_release(folder: Path) -> dict:
     if record.get("stage") != STAGE:
         raise StageError(f"{folder} was written by {record.get('stage')}: name the folder of a release with --verify")
     records, history = record.get("records"), record.get("history", [])
+    if files.corpus_facts(record)["private"]:  # which leaves out what files of the text are like
+        records = record["records"] = _with_whole_files(records)
     whole = isinstance(records, dict) and isinstance(history, list) and isinstance(record.get("result") or {}, dict)
     whole = whole and all(_is_record(each) and each["stage"] == stage for stage, each in records.items())
     whole = whole and all(map(_is_record, history)) and bool(record.get("outputs"))
@@ -157,14 +184,15 @@ def history_of(public: Callable[[dict, bool], dict], *records: dict | None) -> d
 
 
 def compare_dicts(name: str, what: str, recorded: dict | None, found: dict | None) -> list[Difference]:
-    """One Difference for each key with another value."""
-    one, other = recorded or {}, found or {}
-    keys = list(dict.fromkeys([*one, *other]))
-    return [
-        Difference(name, f"{what}.{key}", one.get(key), other.get(key))
-        for key in keys
-        if json.dumps(one.get(key), sort_keys=True) != json.dumps(other.get(key), sort_keys=True)
-    ]
+    """One Difference for each key with another value, of dicts within too."""
+    one, other, differences = recorded or {}, found or {}, []
+    for key in dict.fromkeys([*one, *other]):
+        then, now = one.get(key), other.get(key)
+        if isinstance(then, dict) and isinstance(now, dict):
+            differences += compare_dicts(name, f"{what}.{key}", then, now)
+        elif json.dumps(then, sort_keys=True) != json.dumps(now, sort_keys=True):
+            differences.append(Difference(name, f"{what}.{key}", then, now))
+    return differences
 
 
 def compare_file(described: dict, path: Path | None) -> list[Difference]:
@@ -181,25 +209,29 @@ def compare_file(described: dict, path: Path | None) -> list[Difference]:
     return [Difference(name, what, described[what], found[what])] if what else []
 
 
-def _origin(record: dict | None) -> dict:
-    """What a record says of its corpus, but for what it does not know; a date as 20261101."""
-    facts = files.corpus_facts(record)
-    dump = facts["dump"] if isinstance(facts["dump"], dict) else {}
-    said = {name: facts[name] for name in ("name", "license", "source")}
-    said |= {f"dump {name}": dump.get(name) for name in ("file", "sha256")}
-    said["dump date"] = str(dump["date"]).replace("-", "") if dump.get("date") else None
-    return {name: value for name, value in said.items() if value is not None}
+def _dump(record: dict) -> dict:
+    """What a record says of the dump, but for a sum that only its download knows; a date as 20261101."""
+    dump = files.corpus_facts(record)["dump"]
+    dump = dump if isinstance(dump, dict) else {}
+    date = {"date": str(dump["date"]).replace("-", "")} if dump.get("date") else {}
+    return {name: dump[name] for name in ("file", "sha256") if dump.get(name)} | date
+
+
+def compare_corpora(name: str, recorded: dict | None, found: dict | None) -> list[Difference]:
+    """Whether two records, or what they say of a corpus, name the same texts, sources and licences."""
+    one, other = (files.corpus_facts(record) for record in (recorded, found))
+    return compare_dicts(name, "corpus", one | {"private": None}, other | {"private": None})
 
 
 def compare_records(name: str, recorded: dict, made: dict) -> list[Difference]:
-    """What the record of a stage that was run again says otherwise, but for what it does not know."""
+    """What the record of a stage that was run again says otherwise, but for the origin that a user gave the text."""
     found = [
         difference
         for what in ("counts", "options", "tokenizer")
         for difference in compare_dicts(name, what, recorded.get(what), made.get(what))
     ]
-    known = _origin(made)
-    return found + compare_dicts(name, "corpus", {key: _origin(recorded).get(key) for key in known}, known)
+    known = _dump(made)
+    return found + compare_dicts(name, "dump", {key: _dump(recorded).get(key) for key in known}, known)
 
 
 def installed(package: str) -> str:
@@ -270,8 +302,7 @@ def _options(job: Job) -> list[str]:
         raise NotChecked(f"its record has the option {unknown[0]}, which this version does not know")
     options |= {"seed": record.get("seed"), "private_corpus": True if private else None}
     if job.stage == TEXT:  # named in the text's record and nowhere else
-        facts = files.corpus_facts(record)
-        options |= {"name": facts["name"] or "corpus", "license": facts["license"], "source": facts["source"]}
+        options["name"] = files.corpus_facts(record)["name"] or "corpus"
     return [f"--{name}={value}" for name, value in options.items() if value is not None]
 
 
@@ -523,7 +554,7 @@ class Verification:
                 differences += found
                 if not found:
                     self._keep(described["sha256"], path)
-            differences += self._compare_record(record, made)
+            differences += self._compare_record(record, made) + self._compare_text(record, earlier)
         taken = f" (from {', '.join(borrowed)} as it stands in {self.data})" if borrowed else ""
         self.agree(job.stage, differences, f"{job.names()} made again, the same bytes{taken}", job.records[0])
 
@@ -544,6 +575,15 @@ class Verification:
             return []
         beside = files.read_record(path) or files.read_record(path.parent)
         return compare_records(record["outputs"][0]["name"], record, beside or {})
+
+    def _compare_text(self, record: dict, earlier: list[Job]) -> list[Difference]:
+        """Whether a record has the origin of the text that its stage read."""
+        if record["stage"] not in (TOKENIZER, SAMPLES) or not record["outputs"]:
+            return []
+        read = record["inputs"][0]["sha256"]
+        texts = (text for job in earlier for text in job.records for file in text["outputs"] if file["sha256"] == read)
+        name = record["outputs"][0]["name"]
+        return [found for text in itertools.islice(texts, 1) for found in compare_corpora(name, text, record)]
 
     # Records against each other
 
@@ -581,27 +621,39 @@ class Verification:
                 found.append(Difference("training", what, recorded, known))
         for record in trained:
             found += compare_dicts("training", "tokenizer", record.get("tokenizer"), training.get("tokenizer"))
-        corpus = {"corpus": files.merged_corpora([files.corpus_facts(record) for record in trained])}
-        return found + compare_dicts("training", "corpus", _origin(corpus), _origin(training))
+        shares = training.get("shares") or [1.0]
+        if not _are_shares(shares, len(trained)):
+            return [*found, Difference("training", "shares", f"those of {len(trained)} files", shares)]
+        corpus = files.merged_corpora([files.corpus_facts(record) for record in trained], shares)
+        return found + compare_corpora("training", {"corpus": corpus}, training)
+
+    def _compare_copies(self, what: str, outputs: list[dict], mended: bool = False) -> list[Difference]:
+        """Whether the release has these files; `mended` where paths may have been taken out of their settings."""
+        released = {file["name"]: file for file in self.record["outputs"]}
+        return [
+            difference
+            for file in outputs
+            if not (mended and file["name"] in SETTINGS and file["name"] in released)
+            for difference in compare_dicts(file["name"], what, file, released.get(file["name"]))
+        ]
 
     def check_export(self) -> None:
         """The files of the model, and that all records mean one tokenizer."""
         record = self.records[EXPORT]
         released = {file["name"]: file for file in self.record["outputs"]}
-        found = [
-            difference
-            for file in record["outputs"]
-            for difference in compare_dicts(file["name"], "exported", file, released.get(file["name"]))
-        ]
+        found = self._compare_copies("exported", record["outputs"], CONVERT not in self.records)
         tokenizers = {"release": self.record, "training": record.get("training") or {}}
         tokenizers |= {stage: each for stage, each in self.records.items() if each.get("tokenizer")}
         wanted = record.get("tokenizer")
         for name, each in tokenizers.items():
             found += compare_dicts(name, "tokenizer", wanted, each.get("tokenizer"))
+        found += compare_corpora("export", record.get("training"), record)
         model = released.get(tokenization.MODEL_FILE)
         if model and wanted and model["sha256"] != wanted.get("sha256"):
             found.append(Difference(model["name"], "sha256", wanted.get("sha256"), model["sha256"]))
-        self.agree(EXPORT, found, "the released files are the exported ones, and all records name one tokenizer")
+        files_said = "the released files are the exported ones"
+        files_said += "" if CONVERT in self.records else f" (but for {', '.join(SETTINGS)}, without paths)"
+        self.agree(EXPORT, found, f"{files_said}, and all records name one tokenizer")
 
     def check_converted(self, earlier: list[Job]) -> None:
         """The tokenizer of the release, built again from the SentencePiece model."""
@@ -610,13 +662,7 @@ class Verification:
             ours = any(file["name"] == tokenization.MODEL_FILE for file in self.record["outputs"])
             self.add(CONVERT, NOT_CHECKED, "the release has no record of it", possible=ours)
             return
-        released = {file["name"]: file for file in self.record["outputs"]}
-        found = [
-            difference
-            for file in record["outputs"]
-            for difference in compare_dicts(file["name"], "converted", file, released.get(file["name"]))
-        ]
-        if found:
+        if found := self._compare_copies("converted", record["outputs"]):
             self.agree(CONVERT, found, "")
             return
         self.check_job(Job([record]), earlier)

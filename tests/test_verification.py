@@ -175,6 +175,10 @@ def _license(record):
     record["records"]["export_model.py"]["training"]["corpus"]["license"] = "MIT"
 
 
+def _license_of_samples(record):
+    record_of(record, "train.jsonl")["corpus"]["license"] = "MIT"
+
+
 def _result(record):
     record["result"]["mlm_loss"] -= 1
 
@@ -212,7 +216,7 @@ TAMPERED = {
     _output_hash("spm.model"): f"{RECORDED} train_tokenizer.py: spm.model: sha256 is ",
     _output_hash("valid.jsonl"): f"{RECORDED} prepare_train_data.py: valid.jsonl: sha256 is ",
     _dump_hash: f"{RECORDED} data: {SAMPLE.name}: sha256 is {files.sha256(SAMPLE)[:12]}, the record says 000000000000",
-    _dump_hash_in_the_card: f"{RECORDED} trainer.py: training: corpus.dump sha256 is 000000000000, the record says ",
+    _dump_hash_in_the_card: f"{RECORDED} trainer.py: training: corpus.dump.sha256 is 000000000000, the record says ",
     _count: f"{RECORDED} extract_jawiki.py: jawiki.txt: counts.articles is 54, the record says 55",
     _filter: f"{RECORDED} prepare_corpus.py: train.txt: size is ",
     _trained_samples: f"{RECORDED} trainer.py: train samples: sha256 is 000000000000, the record says ",
@@ -230,6 +234,7 @@ TAMPERED = {
     _max_seq_len: f"{RECORDED} trainer.py: training: options.max_seq_len is 256, the record says 512",
     _samples_counted: f"{RECORDED} trainer.py: training: counts.samples is 1,747, the record says 1,746",
     _license: f"{RECORDED} trainer.py: training: corpus.license is MIT, the record says CC0-1.0",
+    _license_of_samples: f"{RECORDED} prepare_train_data.py: train.jsonl: corpus.license is MIT, the record says CC0-",
     _result: f"{RECORDED} test.py: result: sha256 is ",
     _no_export: f"{RECORDED} export_model.py: the release has no record of it",
     _no_conversion: "is not verified: not checked convert_tokenizer.py: the release has no record of it",
@@ -341,6 +346,21 @@ def test_a_release_without_the_records_of_its_stages_is_not_verified(place):
     assert verify(place) == says + "it was made without them) (and 1 more, above)"
     change(place / "release", lambda record: record["corpus"].update(private=True))
     assert verify(place) == says + "its corpus is private) (and 1 more, above)"
+
+
+def test_a_release_of_a_private_corpus_is_checked_as_far_as_it_goes(place, capsys):
+    def edit(record):
+        record["records"] = {stage: model_card.public(each, True) for stage, each in record["records"].items()}
+        record["corpus"]["private"] = True
+        del record["history"]
+
+    change(place / "release", edit)
+    says = "not checked text, tokenizer and samples: the release does not hold their records (its corpus is private)"
+    assert verify(place) == f"is not verified: {says} (and 1 more, above)"
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == [
+        *("ok release", "not checked text, tokenizer and samples", "not checked trainer.py", "ok export_model.py"),
+        *("ok convert_tokenizer.py", "ok test.py", "not checked training and test"),
+    ]
 
 
 def test_wrong_folders_and_options_are_refused(place, model, tmp_path, monkeypatch):
