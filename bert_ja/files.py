@@ -364,9 +364,8 @@ def output_folder(path: Path | str, stage: str | None) -> Iterator[Path]:
         say(f"{path}: an earlier run did not finish, starting over")
     try:
         yield partial
-        for file in partial.iterdir():
-            with open(file, "rb") as handle:
-                os.fsync(handle.fileno())
+        for file in partial.rglob("*"):
+            sync_folder(file)  # or file, which takes the same
         replaced = path.with_name(f".{path.name}.replaced")
         shutil.rmtree(replaced, ignore_errors=True)
         if path.exists():
@@ -538,6 +537,13 @@ def journal(output: Path | str, key: dict) -> Iterator[Journal]:
         os.close(lock)
 
 
+def _names(folder: Path) -> Iterator[str]:
+    """The names of everything in a folder, as onnx/model.onnx where it has folders; of these the empty ones alone."""
+    for path in folder.rglob("*"):
+        if path.is_symlink() or not path.is_dir() or not any(path.iterdir()):
+            yield path.relative_to(folder).as_posix()
+
+
 def require_replaceable(folder: Path | str, stage: str) -> None:
     """Refuse to replace a folder of another stage, or one that holds anything which no record in it names."""
     folder = Path(folder)
@@ -549,7 +555,7 @@ def require_replaceable(folder: Path | str, stage: str) -> None:
     if written_by != stage:
         raise StageError(f"{folder} was written by {written_by}: name another folder")
     ours = {file["name"] for record in folder.glob("*meta.json") for file in _parse_record(record).get("outputs", [])}
-    others = sorted(f.name for f in folder.iterdir() if f.name not in ours and not f.name.endswith("meta.json"))
+    others = sorted(name for name in _names(folder) if name not in ours and not name.endswith("meta.json"))
     if others:
         raise StageError(
             f"{folder} holds {others[0]}, which this stage did not write: move it away or name another folder"
@@ -576,8 +582,10 @@ def describe(path: Path | str) -> dict:
 
 
 def describe_folder(folder: Path | str) -> list[dict]:
-    """The same for every file of a folder but its records."""
-    return [describe(f) for f in sorted(Path(folder).iterdir()) if f.is_file() and not f.name.endswith("meta.json")]
+    """The same for every file of a folder but its records; the name of one in a folder in it is onnx/model.onnx."""
+    folder = Path(folder)
+    names = sorted(name for name in _names(folder) if (folder / name).is_file() and not name.endswith("meta.json"))
+    return [describe(folder / name) | {"name": name} for name in names]
 
 
 def versions(*packages: str) -> dict:
@@ -684,9 +692,9 @@ def require_record(path: Path | str, stage: str, override: str | None = None) ->
     if record.get("stage") != stage:
         raise StageError(f"{path} was written by {record.get('stage')}, an output of {stage} is needed")
     expected = {file["name"]: file["size"] for file in record.get("outputs", [])}
-    files = [path / name for name in expected] if path.is_dir() else [path]
-    for file in files:
-        size, name = file.stat().st_size if file.is_file() else 0, behind_link(file).name
+    files = {name: path / name for name in expected} if path.is_dir() else {behind_link(path).name: path}
+    for name, file in files.items():
+        size = file.stat().st_size if file.is_file() else 0
         if size != expected.get(name, size):
             raise StageError(
                 f"{file} has {size:,} bytes, its record says {expected[name]:,}: make it again with {stage}{hint}"

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -266,6 +267,38 @@ def test_a_folder_that_holds_anything_else_is_never_replaced(tmp_path):
         fill(model, a=b"new\n")
     assert (model / "a").read_bytes() == b"old"
     assert names(tmp_path) == ["model"]
+
+
+def write_nested(folder: Path) -> None:
+    """A folder of stage x with a file in a folder of its own."""
+    with files.output_folder(folder, "x") as partial:
+        (partial / "onnx").mkdir()
+        (partial / "onnx" / "model.onnx").write_bytes(b"graph")
+        (partial / "model.bin").write_bytes(b"weights")
+        files.write_record(partial, {"stage": "x", "outputs": files.describe_folder(partial)})
+
+
+def test_files_of_folders_in_a_folder_are_described_and_replaced(tmp_path):
+    folder = tmp_path / "model"
+    write_nested(folder)
+    names = {file["name"]: file["size"] for file in files.read_record(folder)["outputs"]}
+    assert names == {"model.bin": 7, "onnx/model.onnx": 5}
+    write_nested(folder)
+    (folder / "onnx" / "model.onnx").write_bytes(b"gra")
+    with pytest.raises(StageError, match="onnx/model.onnx has 3 bytes, its record says 5: make it again with x"):
+        files.require_record(folder, "x")
+
+
+@pytest.mark.parametrize("name", ["onnx/notes.txt", "empty/"])
+def test_a_folder_with_anything_else_deeper_in_it_is_never_replaced(tmp_path, name):
+    folder = tmp_path / "model"
+    write_nested(folder)
+    path = folder / name
+    path.mkdir() if name.endswith("/") else path.write_text("mine")
+    said = f"{folder} holds {name.rstrip('/')}, which this stage did not write: move it away or name another folder"
+    with pytest.raises(StageError) as error:
+        files.require_replaceable(folder, "x")
+    assert str(error.value) == said
 
 
 def test_a_file_in_the_place_of_a_folder_is_refused(tmp_path):
