@@ -41,6 +41,16 @@ def read_config(folder: Path) -> dict:
     return config
 
 
+def require_ours(folder: Path) -> None:
+    """Refuse a folder of export_model.py whose tokenizer is another's, copied and compared by it."""
+    record = files.read_record(folder) if folder.is_dir() else None
+    if ((record or {}).get("gate") or {}).get("copied_tokenizer"):
+        raise cli.StageError(
+            f"{folder} has the tokenizer files of the model that it continues, and export_model.py compared them: "
+            "convert_tokenizer.py is not needed, run release_model.py"
+        )
+
+
 def require_same_vocabulary(folder: Path, config: dict, spm_model: Path, vocab_size: int) -> None:
     expected = config.get("vocab_size", vocab_size)
     if expected != vocab_size:
@@ -236,6 +246,7 @@ def main(
             "--encodings_file needs --check_only True": check_only or encodings_file is None,
         }
     )
+    require_ours(folder)
     source = tokenization.model_path(spm_model or (folder if check_only else SPM_MODEL))
     model = tokenization.read_model(source)
     if text is not None:

@@ -15,15 +15,16 @@ import re
 import shutil
 from pathlib import Path
 
-from bert_ja import cli, disclosure, files, hub, licences, loss_curve, model_card, tokenization, verification
+from bert_ja import cli, disclosure, files, gate, hub, licences, loss_curve, model_card, tokenization, verification
+from bert_ja import formats as other_formats
 
 STAGE = "release_model.py"
 DEFAULT_NAME = "bert-base-ja"
 LICENSE = re.compile(r"[a-z0-9]+([.+-][a-z0-9]+)*", re.ASCII)
 PLAIN_JSON = ("config.json", "tokenizer_config.json", "special_tokens_map.json")
-NEEDED = ("model.safetensors", "config.json", *tokenization.FOLDER_FILES)
+WEIGHTS = ("model.safetensors", "config.json")
+NEEDED = (*WEIGHTS, *tokenization.FOLDER_FILES)
 CARD, CHANGELOG = hub.CARD, hub.CHANGELOG
-PROMPT = model_card.PROMPTS[0]
 WITHOUT_RESULT = "--test_result none"
 
 
@@ -72,9 +73,10 @@ def require_unchanged(folder: Path, record: dict) -> None:
             )
 
 
-def read_model(folder: Path) -> tuple[dict, dict]:
-    """The records of export_model.py and convert_tokenizer.py, after checking every file that they name."""
-    model = files.require_record(folder, "export_model.py")
+def read_tokenizer(folder: Path, model: dict) -> dict | None:
+    """The record of convert_tokenizer.py; None where export_model.py copied the tokenizer files and compared them."""
+    if (model.get("gate") or {}).get("copied_tokenizer"):
+        return None
     tokenizer = files.read_record(folder, files.TOKENIZER_RECORD)
     if tokenizer is None:
         raise cli.StageError(
@@ -92,10 +94,18 @@ def read_model(folder: Path) -> tuple[dict, dict]:
             f"the tokenizer of {folder} ({short(ours)}) is not the one that its model was trained with "
             f"({short(trained)}): run convert_tokenizer.py with the sp.model of that run"
         )
-    for record in (model, tokenizer):
+    return tokenizer
+
+
+def read_model(folder: Path) -> tuple[dict, dict | None]:
+    """The records of export_model.py and convert_tokenizer.py, after checking every file that they name."""
+    model = files.require_record(folder, "export_model.py")
+    tokenizer = read_tokenizer(folder, model)
+    records = [record for record in (model, tokenizer) if record]
+    for record in records:
         require_unchanged(folder, record)
-    named = {file["name"] for record in (model, tokenizer) for file in record["outputs"]}
-    if missing := [name for name in NEEDED if name not in named]:
+    named = {file["name"] for record in records for file in record["outputs"]}
+    if missing := [name for name in (NEEDED if tokenizer else WEIGHTS) if name not in named]:
         raise cli.StageError(f"{folder} has no {missing[0]} in its records: run export_model.py again")
     for path in sorted(folder.iterdir()):
         if path.name not in named and not path.name.endswith("meta.json"):
@@ -156,29 +166,14 @@ def require_license(facts: model_card.Facts) -> str:
     return found
 
 
-def require_loads(folder: Path, model_dir: Path, private: bool, prompts: tuple[str, ...]) -> model_card.Tried:
-    """Load a folder as its users will, and fill masks. What an error says may quote the vocabulary: see `shown`."""
-    import torch
+def try_out(folder: Path, prompts: tuple[str, ...]) -> model_card.Tried:
+    """What a folder that has passed the gate makes of the card's prompts."""
     import transformers
 
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-        model, loading = transformers.AutoModelForMaskedLM.from_pretrained(folder, output_loading_info=True)
-    except Exception as error:  # transformers raises whatever its parsers raise
-        reason = files.shown(str(error).strip().split("\n")[0][:200], private)
-        raise cli.StageError(f"{model_dir} does not load as a model ({reason}): run export_model.py again") from None
-    with torch.no_grad():
-        logits = model.eval()(**tokenizer(PROMPT, return_tensors="pt")).logits
-    wrong = {
-        f"it lacks weights, {min(loading['missing_keys'], default='')} first": bool(loading["missing_keys"]),
-        f"{len(tokenizer):,} pieces, {model.config.vocab_size:,} embeddings": len(tokenizer) != model.config.vocab_size,
-        "its predictions are not finite": not bool(logits.isfinite().all()),
-    }
-    if reasons := [reason for reason, holds in wrong.items() if holds]:
-        raise cli.StageError(f"{model_dir} cannot be released ({'; '.join(reasons)}): export another checkpoint")
-    return model_card.try_out(model, tokenizer, prompts)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    return model_card.try_out(transformers.AutoModelForMaskedLM.from_pretrained(folder), tokenizer, prompts)
 
 
 def copy_model(folder: Path, source: Path, records: list[dict]) -> None:
@@ -189,25 +184,21 @@ def copy_model(folder: Path, source: Path, records: list[dict]) -> None:
             cli.say(f"left out of {name}, a path of this machine stands there: {', '.join(removed)}")
 
 
-def write_release(
-    folder: Path, source: Path, facts: model_card.Facts, tag: str, changelog: bytes | None, template: str
-) -> None:
-    """Copy the model, prove that it loads, and write what describes it: loss curve, card, changelog, .gitattributes."""
-    copy_model(folder, source, [record for record in (facts.model, facts.tokenizer) if record])
-    tried = require_loads(folder, source, facts.private, facts.prompts)
+def write_texts(folder: Path, facts: model_card.Facts, tag: str, changelog: bytes | None, template: str) -> None:
+    """What describes a model: loss curve, card, changelog, .gitattributes."""
+    facts = dataclasses.replace(facts, tried=try_out(folder, facts.prompts))
     if curve := facts.model.get("curve"):
         picture = loss_curve.draw(curve, facts.training.get("unigram_entropy"))
         files.write_bytes(folder / model_card.PICTURE, picture)
-    card = model_card.model_card(dataclasses.replace(facts, tried=tried), template)
-    files.write_bytes(folder / CARD, card.encode())
+    files.write_bytes(folder / CARD, model_card.model_card(facts, template).encode())
     files.write_bytes(folder / CHANGELOG, changelog or model_card.changelog(facts, tag).encode())
     files.write_bytes(folder / hub.ATTRIBUTES, hub.gitattributes(folder))
 
 
-def release_record(facts: model_card.Facts, tag: str, outputs: list[dict], history: dict) -> dict:
+def release_record(facts: model_card.Facts, tag: str, outputs: list[dict], written: dict, history: dict) -> dict:
     """The record of a release: the records that it comes from, and nothing of this machine (no field `run`).
 
-    `history` is that of all of them, once.
+    `written` is said of each other format; `history` is that of all records, once.
     """
     records = [record for record in (facts.model, facts.tokenizer, facts.test_record) if record]
     return {
@@ -219,6 +210,7 @@ def release_record(facts: model_card.Facts, tag: str, outputs: list[dict], histo
         "tokenizer": facts.model["tokenizer"],
         "corpus": facts.corpus | {"private": any(files.corpus_facts(record)["private"] for record in records)},
         "result": facts.test,
+        "formats": written,
         "records": {record["stage"]: {n: value for n, value in record.items() if n != "history"} for record in records},
         **history,
     }
@@ -255,6 +247,7 @@ def main(
     test_result: str | None = "test_result.json",
     license: str | None = None,
     changelog: str | None = None,
+    formats: str = "safetensors",
     card_template: str | None = None,
     prompts: str | None = None,
     repo: str | None = None,
@@ -279,6 +272,7 @@ def main(
             come from their records.
         changelog: Your own changelog of the model, Markdown; when not given, one with a first entry is written. The
             version that is published needs an entry in it, under a heading such as ## v1.0.
+        formats: Formats of the weights, parted by commas: safetensors, which is always there, onnx, tensorflow.
         card_template: Your own model card, made of configs/model_card.md: Markdown in which $facts are filled in. A
             line with a fact that is not known is left out.
         prompts: Text of prompts, one a line with one [MASK] each, whose fillings the card shows; when not given, the
@@ -306,13 +300,13 @@ def main(
     source, release = Path(model_dir), Path(release_dir) / name
     check(source, release, name, license)
     template, filled = model_card.read_template(card_template), model_card.read_prompts(prompts)
-    token = hub.require_token(repo) if push else None
+    token, chosen = hub.require_token(repo) if push else None, other_formats.require(formats)
     model, tokenizer = read_model(source)
     result, test = read_test(test_result, model, source) if test_result else (None, None)
     own_changelog = read_changelog(changelog, repo, tag)
     require_unedited(release, Path(changelog) if changelog else None)
     size, private = sum(file["size"] for file in model["outputs"]), files.is_private(source)
-    files.require_space(release_dir, int(1.01 * size) + files.MEGABYTE, "the release")
+    files.require_space(release_dir, int(1.01 * size * (1 + 1.6 * len(chosen))) + files.MEGABYTE, "the release")
     facts = model_card.Facts(
         name=name,
         license=license or "",
@@ -329,11 +323,16 @@ def main(
     history = {} if private else verification.history_of(model_card.public, model, tokenizer, test)
 
     with files.output_folder(release, STAGE) as folder:
-        write_release(folder, source, facts, tag, own_changelog, template)
+        copy_model(folder, source, [record for record in (facts.model, facts.tokenizer) if record])
+        gate.require_as_recorded(folder, source, model, private)
+        written = other_formats.write(folder, chosen)
+        write_texts(folder, facts, tag, own_changelog, template)
         outputs = files.describe_folder(folder)
-        files.write_record(folder, release_record(facts, tag, outputs, history))
+        files.write_record(folder, release_record(facts, tag, outputs, written, history))
     size = sum(file["size"] for file in outputs)
-    cli.say(f"wrote {len(outputs)} files, {size / files.MEGABYTE:,.1f} MB, to {release}, loaded them and filled a mask")
+    cli.say(
+        f"wrote {len(outputs)} files, {size / files.MEGABYTE:,.1f} MB, to {release}, which answers as the export did"
+    )
     if repo is not None:
         publish(release, repo, tag, public, token)
 

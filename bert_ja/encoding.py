@@ -121,6 +121,10 @@ class SentencePieceEncoder:
         """Pieces of a sample, to be looked at."""
         return [self._spm.id_to_piece(token).replace(SPACE, " ").strip() or SPACE for token in ids]
 
+    def pieces(self) -> list[str]:
+        """All pieces by their ids."""
+        return self._spm.id_to_piece(list(range(self._spm.get_piece_size())))
+
 
 class TransformersEncoder:
     """The tokenizer of a folder without spm.model, such as MeCab and WordPiece."""
@@ -173,6 +177,10 @@ class TransformersEncoder:
     def shown(self, ids: list[int]) -> list[str]:
         """Pieces of a sample, to be looked at."""
         return [str(piece) for piece in self._tokenizer.convert_ids_to_tokens(ids)]
+
+    def pieces(self) -> list[str | None]:
+        """All pieces by their ids, None where an id has none."""
+        return tokenization.pieces_by_id(self._tokenizer)
 
 
 Encoder = SentencePieceEncoder | TransformersEncoder

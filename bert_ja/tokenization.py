@@ -574,6 +574,15 @@ def transformers_tokenizer(path: Path | str, private: bool = False):
     return tokenizer
 
 
+def pieces_by_id(tokenizer) -> list[str | None]:
+    """All pieces of a tokenizer of transformers, None where an id has none."""
+    vocabulary = tokenizer.get_vocab()
+    pieces: list[str | None] = [None] * (1 + max(vocabulary.values()))
+    for piece, number in vocabulary.items():
+        pieces[number] = piece
+    return pieces
+
+
 def transformers_vocabulary(path: Path | str, tokenizer) -> Vocabulary:
     """The vocabulary of a `transformers_tokenizer`."""
     ids = {role: getattr(tokenizer, f"{role}_token_id") for role in ROLES}

@@ -22,9 +22,12 @@ from transformers import (
     BertForPreTraining,
     BertForSequenceClassification,
     BertModel,
+    pipeline,
 )
 
+import convert_tokenizer
 import export_model
+import release_model
 import trainer
 from bert_ja import continuing, files, tokenization, training
 from bert_ja.cli import StageError
@@ -698,6 +701,20 @@ def test_wordpiece_with_a_padding_of_another_id(tmp_path, monkeypatch):
     assert checkpoint["hyper_parameters"]["pad_token_id"] == len(pieces) - 2
     export_model.main("last", "own.yaml")
     assert json.loads(Path("model/config.json").read_text())["pad_token_id"] == len(pieces) - 2
+    assert [Path("model", name).read_bytes() for name in ("vocab.txt", "tokenizer_config.json")] == [
+        (folder / name).read_bytes() for name in ("vocab.txt", "tokenizer_config.json")
+    ]
+    assert refusal_of(convert_tokenizer.main) == (
+        "model has the tokenizer files of the model that it continues, and export_model.py compared them: "
+        "convert_tokenizer.py is not needed, run release_model.py"
+    )
+    release_model.main(test_result=None)
+    release = Path("release/bert-base-ja")
+    for name in ("vocab.txt", "tokenizer_config.json", "config.json", "model.safetensors"):
+        assert (release / name).read_bytes() == Path("model", name).read_bytes()
+    fill_mask = pipeline("fill-mask", str(release), device="cpu")
+    recorded = files.read_record("model")["gate"]["fill_mask"][0]
+    assert [guess["token"] for guess in fill_mask(recorded["prompt"])] == [token for token, _ in recorded["guesses"]]
     line = "祖母は庭で古い時計を見つけた。"
     ids = [AutoTokenizer.from_pretrained(path)(line)["input_ids"] for path in (folder, "model")]
     assert ids[0] == ids[1]

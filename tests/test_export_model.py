@@ -1,13 +1,16 @@
 import json
 import shutil
+from copy import deepcopy as copy_of
 
+import pytest
 import torch
 import yaml
 from conftest import refusal, stage
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, pipeline
 
 import export_model
-from bert_ja import files, loss_curve, training
+from bert_ja import files, loss_curve, model_card, monitoring, training
+from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
 EXPORTED = ["config.json", "meta.json", "model.safetensors", "spm.model", "tokenizer.json", "tokenizer.meta.json"]
@@ -62,6 +65,28 @@ def test_exporting_again_replaces_the_folder_with_the_same_bytes(work, model, ru
     records = [json.loads(content["meta.json"]) for content in (before, after)]
     assert [record.pop("run") is not None for record in records] == [True, True]
     assert records[0] == records[1]
+
+
+def test_a_fresh_process_compares_samples_of_the_run_and_the_record_says_what_it_answered(model, run, work):
+    gate_record = files.read_record(model)["gate"]
+    assert gate_record["samples"] > 10
+    assert 512 < gate_record["tokens"] <= 1024
+    assert max(gate_record["largest_difference"].values()) <= 1e-5
+    assert [each["prompt"] for each in gate_record["fill_mask"]] == list(model_card.PROMPTS)
+    guesses = pipeline("fill-mask", str(model), device="cpu")(model_card.PROMPTS[0])
+    assert [token for token, _ in gate_record["fill_mask"][0]["guesses"]] == [guess["token"] for guess in guesses]
+
+
+def test_a_fault_in_what_is_written_leaves_no_folder_and_is_named(run, work, tmp_path, monkeypatch):
+    """As when a version of transformers wrote weights of half precision."""
+    write_model = export_model.write_model
+    monkeypatch.chdir(work)
+    monkeypatch.setattr(export_model, "write_model", lambda model, *rest: write_model(copy_of(model).half(), *rest))
+    with pytest.raises(StageError) as error:
+        export_model.main(str(run / "checkpoints" / "last.ckpt"), output_dir=str(tmp_path / "model"))
+    start = "the exported model is not the trained one, nothing was written: its weights are F16, in training they "
+    assert str(error.value).startswith(f"{start}were F32; it fills {model_card.PROMPTS[0]} otherwise than in training (")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_with_foreign_files_is_left_alone(work, run, tmp_path):
