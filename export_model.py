@@ -50,7 +50,7 @@ def compare(folder: Path, module, data, private: bool) -> dict:
 
     The folder's own files are compared first where its tokenizer was copied.
     """
-    from bert_ja import continuing, monitoring
+    from bert_ja import continuing
 
     tokenizer, config = Path(data.tokenizer_model), module.model.config
     expected = gate.expect(module, tokenizer, continuing.LINES, model_card.PROMPTS, private)

@@ -9,7 +9,7 @@ from conftest import refusal, stage
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, pipeline
 
 import export_model
-from bert_ja import files, loss_curve, model_card, monitoring, training
+from bert_ja import files, loss_curve, model_card, training
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
@@ -84,8 +84,10 @@ def test_a_fault_in_what_is_written_leaves_no_folder_and_is_named(run, work, tmp
     monkeypatch.setattr(export_model, "write_model", lambda model, *rest: write_model(copy_of(model).half(), *rest))
     with pytest.raises(StageError) as error:
         export_model.main(str(run / "checkpoints" / "last.ckpt"), output_dir=str(tmp_path / "model"))
-    start = "the exported model is not the trained one, nothing was written: its weights are F16, in training they "
-    assert str(error.value).startswith(f"{start}were F32; it fills {model_card.PROMPTS[0]} otherwise than in training (")
+    start = (
+        "the exported model is not the trained one, nothing was written: its weights are F16, in training they were "
+    )
+    assert str(error.value).startswith(f"{start}F32; it fills {model_card.PROMPTS[0]} otherwise than in training (")
     assert list(tmp_path.iterdir()) == []
 
 

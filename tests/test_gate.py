@@ -12,7 +12,7 @@ from texts import text, write_tokenizer, write_wordpiece
 from transformers import BertConfig
 
 import export_model
-from bert_ja import continuing, gate, model_card, monitoring, tokenization
+from bert_ja import continuing, gate, model_card, tokenization
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
