@@ -58,6 +58,11 @@ SETTINGS = _kept(
     *("mlm_probability", "mask_replace_prob", "random_replace_prob"),
 )
 PARITY = _kept("lines", "with_mask", "pairs", "truncated", "alone", "differences") | {"known_differences": COUNTS}
+GATE = {  # what an export answered
+    **_kept("rows", "positions", "dtype", "lines", "line_ids", "vocabulary", "model_max_length", "copied_tokenizer"),
+    **_kept("token_types_by_default", "samples", "tokens"),
+    **{"special_ids": COUNTS, "largest_difference": COUNTS, "fill_mask": _kept("prompt", "ids", "guesses")},
+}
 TRAINING = {  # what a checkpoint says of its run
     **{"tokenizer": TOKENIZER, "samples": {ANY: FILE}, "options": SAMPLE_OPTIONS, "counts": COUNTS},
     **{"corpus": CORPUS, "continued_from": CONTINUED, "versions": VERSIONS, "settings": SETTINGS},
@@ -69,7 +74,7 @@ FIELDS = {  # of the records of all stages
     **{"inputs": FILE, "outputs": FILE, "counts": COUNTS, "shares": COUNTS, "corpus": CORPUS},
     **{"tokenizer": TOKENIZER, "parity": PARITY, "model": MODEL, "training": TRAINING},
     **{"hardware": _kept("device", "devices", "seconds"), "seen": _kept("samples", "tokens")},
-    **{"curve": {ANY: KEPT}, "dump": DUMP},
+    **{"curve": {ANY: KEPT}, "dump": DUMP, "gate": GATE},
 }
 LEFT_OUT = {  # wherever they stand
     "run": "time, host, command and paths",

@@ -581,11 +581,15 @@ def describe(path: Path | str) -> dict:
     return {"name": path.name, "size": path.stat().st_size, "sha256": sha256(path)}
 
 
+def names_in(folder: Path | str) -> list[str]:
+    """The names of all files of a folder, sorted: ["README.md", "onnx/model.onnx"]."""
+    return sorted(name for name in _names(Path(folder)) if (Path(folder) / name).is_file())
+
+
 def describe_folder(folder: Path | str) -> list[dict]:
     """The same for every file of a folder but its records; the name of one in a folder in it is onnx/model.onnx."""
-    folder = Path(folder)
-    names = sorted(name for name in _names(folder) if (folder / name).is_file() and not name.endswith("meta.json"))
-    return [describe(folder / name) | {"name": name} for name in names]
+    names = [name for name in names_in(folder) if not name.endswith("meta.json")]
+    return [describe(Path(folder) / name) | {"name": name} for name in names]
 
 
 def versions(*packages: str) -> dict:

@@ -96,7 +96,7 @@ def _needs_lfs(path: Path) -> bool:
 
 def gitattributes(folder: Path) -> bytes:
     """The .gitattributes of a release: what git hands over to git-lfs."""
-    names = [path.name for path in sorted(folder.iterdir()) if _needs_lfs(path)]
+    names = [name for name in files.names_in(folder) if _needs_lfs(folder / name)]
     others = [name for name in names if not any(fnmatch(name, pattern) for pattern in LFS_PATTERNS)]
     return "".join(f"{name} filter=lfs diff=lfs merge=lfs -text\n" for name in (*LFS_PATTERNS, *others)).encode()
 
@@ -115,19 +115,18 @@ def address(repo: str) -> str:
 
 def plan(folder: Path, repo: str, tag: str, public: bool) -> str:
     """What a push would send: files with sizes in bytes, where they go, and the card."""
-    paths = sorted(folder.iterdir())
+    sizes = {name: (folder / name).stat().st_size for name in files.names_in(folder)}
     patterns = [line.split()[0] for line in (folder / ATTRIBUTES).read_text().splitlines()]
     rows = [
-        f"{path.stat().st_size:>15,}  {'lfs' if any(fnmatch(path.name, p) for p in patterns) else 'git'}  {path.name}"
-        for path in paths
+        f"{size:>15,}  {'lfs' if any(fnmatch(name, pattern) for pattern in patterns) else 'git'}  {name}"
+        for name, size in sizes.items()
     ]
-    total = sum(path.stat().st_size for path in paths)
     return "\n".join(
         [
             f"{folder} -> {address(repo)} ({'public' if public else 'private'}, tag {tag})",
             f"{'bytes':>15}  by   file",
             *rows,
-            f"{total:>15,}       {len(paths)} files",
+            f"{sum(sizes.values()):>15,}       {len(sizes)} files",
             "",
             f"{CARD}:",
             "",
@@ -255,12 +254,12 @@ def _tree(api, repo: str, commit: str) -> dict:
 
 def _differing(folder: Path, tree: dict) -> list[str]:
     """The files of the release that the Hub lacks or has otherwise."""
-    return [path.name for path in sorted(folder.iterdir()) if not _is_same(path, tree.get(path.name))]
+    return [name for name in files.names_in(folder) if not _is_same(folder / name, tree.get(name))]
 
 
 def _left_over(api, repo: str, commit: str, tree: dict, folder: Path) -> list[str]:
     """Files of an earlier release, by its record on the Hub, that this one has no more."""
-    others = sorted(set(tree) - {path.name for path in folder.iterdir()} - {ATTRIBUTES})
+    others = sorted(set(tree) - set(files.names_in(folder)) - {ATTRIBUTES})
     if not others:
         return []
     ours = []

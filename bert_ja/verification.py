@@ -411,10 +411,9 @@ class Verification:
             if not differences:
                 self.made.setdefault(described["sha256"], path)
         named = {described["name"] for described in outputs}
-        for path in sorted(self.release.iterdir()):
-            unnamed = path.name not in named and path.name[0] != "." and not path.name.endswith("meta.json")
-            if unnamed and path.is_file():
-                found.append(Difference(path.name, "file", "nothing of it", "there"))
+        for name in files.names_in(self.release):
+            if name not in named and name[0] != "." and not name.endswith("meta.json"):
+                found.append(Difference(name, "file", "nothing of it", "there"))
         self.agree("release", found, f"{len(outputs)} files are those of its record")
 
     def in_data(self, described: dict) -> tuple[Path | None, list[Difference]]:
