@@ -306,7 +306,7 @@ def main(
     own_changelog = read_changelog(changelog, repo, tag)
     require_unedited(release, Path(changelog) if changelog else None)
     size, private = sum(file["size"] for file in model["outputs"]), files.is_private(source)
-    files.require_space(release_dir, int(1.01 * size * (1 + 1.6 * len(chosen))) + files.MEGABYTE, "the release")
+    files.require_space(release_dir, int(1.01 * size * (1 + 2 * len(chosen))) + files.MEGABYTE, "the release")
     facts = model_card.Facts(
         name=name,
         license=license or "",
