@@ -732,8 +732,9 @@ def has_recorded_size(path: Path | str, record: dict) -> bool:
     """Whether a file, or every file of a folder, still has the size that its record says."""
     path = behind_link(path)
     sizes = {file["name"]: file["size"] for file in record.get("outputs", [])}
-    found = [path / name for name in sizes] if path.is_dir() else [path]
-    return all(file.is_file() and file.stat().st_size == sizes.get(file.name) for file in found)
+    if path.is_dir():
+        return all((path / name).is_file() and (path / name).stat().st_size == size for name, size in sizes.items())
+    return path.is_file() and path.stat().st_size == sizes.get(path.name)
 
 
 def each_once(records: Iterable[dict]) -> list[dict]:

@@ -48,7 +48,7 @@ OPTIONS = {
         *("objective", "unit", "max_seq_len", "buffer_size", "short_seq_prob", "dupe_factor", "get_raw"),
         *("whole_word_mask", "mlm_probability", "mask_replace_prob", "random_replace_prob"),
     ),
-    CONVERT: ("tokenizer_class",),
+    CONVERT: (),
 }
 DICTS = ("options", "versions", "counts", "tokenizer", "corpus", "training")  # of a record, where it has them
 # The keys of a test's result in the order in which test.py prints them.
@@ -107,15 +107,16 @@ def _is_file(described, nested: bool = False) -> bool:
     return bool(inside) and numbers
 
 
-def _is_record(record) -> bool:
-    """Whether this has the shape of a stage's record."""
+def _is_record(record, nested: bool = False) -> bool:
+    """Whether this has the shape of a stage's record; `nested`: its files may stand in folders."""
+    described = functools.partial(_is_file, nested=nested)
     return (
         isinstance(record, dict)
         and isinstance(record.get("stage"), str)
         and all(isinstance(record.get(name) or {}, dict) for name in DICTS)
         and isinstance(record.get("outputs"), list)
         and isinstance(record.get("inputs", []), list)
-        and all(map(_is_file, [*record.get("inputs", []), *record["outputs"]]))
+        and all(map(described, [*record.get("inputs", []), *record["outputs"]]))
         and (record["stage"] != SAMPLES or _has_counts(record))
         and _are_sources((record.get("corpus") or {}).get("sources"))
     )
@@ -143,10 +144,12 @@ def _with_whole_files(records):
     """Records of stages, without files that are not described."""
     if not isinstance(records, dict) or not all(isinstance(each, dict) for each in records.values()):
         return None
-    return {
-        stage: each | {name: list(filter(_is_file, each.get(name) or [])) for name in ("inputs", "outputs")}
-        for stage, each in records.items()
-    }
+
+    def whole(described) -> list[dict]:
+        return [file for file in described or [] if _is_file(file, nested=True)]
+
+    lists = ("inputs", "outputs")
+    return {stage: each | {name: whole(each.get(name)) for name in lists} for stage, each in records.items()}
 
 
 def read_release(folder: Path) -> dict:
@@ -162,7 +165,8 @@ def read_release(folder: Path) -> dict:
     if files.corpus_facts(record)["private"]:  # which leaves out what files of the text are like
         records = record["records"] = _with_whole_files(records)
     whole = isinstance(records, dict) and isinstance(history, list) and isinstance(record.get("result") or {}, dict)
-    whole = whole and all(_is_record(each) and each["stage"] == stage for stage, each in records.items())
+    named = records.items() if whole else ()
+    whole = whole and all(_is_record(each, stage != CONVERT) and each["stage"] == stage for stage, each in named)
     whole = whole and all(map(_is_record, history)) and bool(record.get("outputs"))
     if not whole or not all(_is_file(file, nested=True) for file in record["outputs"]):
         raise StageError(f"{folder}/meta.json is damaged (not the records of stages): fetch the release again")
@@ -301,6 +305,8 @@ def _options(job: Job) -> list[str]:
     if unknown := [name for name in options if name not in known]:
         raise NotChecked(f"its record has the option {unknown[0]}, which this version does not know")
     options |= {"seed": record.get("seed"), "private_corpus": True if private else None}
+    if job.stage == CONVERT:
+        options["tokenizer_class"] = record.get("tokenizer_class")
     if job.stage == TEXT:  # named in the text's record and nowhere else
         options["name"] = files.corpus_facts(record)["name"] or "corpus"
     return [f"--{name}={value}" for name, value in options.items() if value is not None]
