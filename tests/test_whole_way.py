@@ -45,7 +45,7 @@ import json, os, sys
 os.environ |= {"TF_USE_LEGACY_KERAS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
 import numpy as np, tensorflow as tf, transformers
 tokenizer = transformers.AutoTokenizer.from_pretrained(sys.argv[1])
-model = transformers.TFBertForMaskedLM.from_pretrained(sys.argv[1])
+model = transformers.TFBertForMaskedLM.from_pretrained(sys.argv[1], use_safetensors=False)
 found = []
 for prompt in sys.argv[2:]:
     batch = tokenizer([prompt], return_tensors="tf")
