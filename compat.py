@@ -9,6 +9,7 @@ environments, on real lines and on odd ones made of them, and compares what the 
 import json
 import lzma
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -67,8 +68,11 @@ def check(python: str, folder: Path, text: Path, encodings: Path) -> dict:
     """The report of one comparison of a folder with SentencePiece; raises StageError on a difference."""
     command = [python, ROOT / CHECK, "--check_only", "True", "--output_dir", folder, "--text_file", text]
     done = subprocess.run([*command, "--encodings_file", encodings], capture_output=True, text=True)
+    if done.returncode < 0:
+        ended = signal.Signals(-done.returncode).name
+        raise cli.StageError(f"{encodings.stem}: ended by {ended}, for want of memory perhaps: run it again")
     if done.returncode:
-        raise cli.StageError(f"{encodings.stem}: {done.stderr.strip().splitlines()[-1]}")
+        raise cli.StageError(f"{encodings.stem}: {(done.stderr.strip().splitlines() or ['no reason given'])[-1]}")
     report = json.loads(done.stdout)
     found, versions = report["text"], report["versions"]
     counts = ", ".join(f"{found[key]:,} {key}" for key in ("lines", "with_mask", "pairs", "truncated", "alone"))
@@ -141,7 +145,7 @@ def main(
 
     reports = check_all(work, other_python, texts)
     known = [name for name in reports if name.startswith("real") and reports[name]["text"]["known_differences"]]
-    if known:
+    if known and text_file is None:  # a user's text may quote <unk>; ours do not
         raise cli.StageError(f"{known[0]}: there are differences on real lines, if of known kinds (see above)")
     pairs = ([work / f"{kind} lines, {place}.txt" for place in ("here", "there")] for kind in ("real", "odd"))
     equal = sum(require_equal(*pair) for pair in pairs)

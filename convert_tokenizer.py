@@ -52,8 +52,10 @@ def require_ours(folder: Path) -> None:
 
 
 def require_same_vocabulary(folder: Path, config: dict, spm_model: Path, vocab_size: int) -> None:
-    expected = config.get("vocab_size", vocab_size)
-    if expected != vocab_size:
+    """Refuse a tokenizer of another size than the model's; one that was exported may have more rows than pieces."""
+    expected, exported = config.get("vocab_size", vocab_size), files.read_record(folder) if folder.is_dir() else None
+    pieces = ((exported or {}).get("tokenizer") or {}).get("vocab_size", expected)
+    if vocab_size not in (expected, pieces):
         raise cli.StageError(
             f"{folder / 'config.json'} has vocab_size {expected}, {spm_model} has {vocab_size} pieces: "
             "pass the --spm_model that this model was trained with"

@@ -17,8 +17,8 @@ STAGE = "export_model.py"
 
 
 def write_tokenizer(source: Path, folder: Path, positions: int) -> None:
-    """The run's tokenizer: ours with the model's longest sample as its model_max_length, any other byte for byte."""
-    if tokenization.is_ours(source):
+    """The run's tokenizer: built anew from an spm.model of our kind, with the model's positions; else byte for byte."""
+    if tokenization.is_convertible(source):
         tokenization.write_tokenizer_folder((source / tokenization.MODEL_FILE).read_bytes(), folder, positions)
         return
     for file in tokenization.tokenizer_files(source):
@@ -61,7 +61,7 @@ def compare(folder: Path, module, data, private: bool) -> dict:
         )
     samples = draw_samples(data, expected.line_ids, config)
     module.model.set_attn_implementation("sdpa")  # these are padded rows, packed ones need their places in rows
-    if not tokenization.is_ours(tokenizer):
+    if not tokenization.is_convertible(tokenizer):
         gate.require_same_files(tokenizer, folder)
     with gate.FreshProcess() as process:
         faults, differences = gate.examine(process, folder, expected, module.model, samples)

@@ -173,22 +173,26 @@ def try_out(folder: Path, prompts: tuple[str, ...]) -> model_card.Tried:
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    return model_card.try_out(transformers.AutoModelForMaskedLM.from_pretrained(folder), tokenizer, prompts)
+    tried = model_card.try_out(transformers.AutoModelForMaskedLM.from_pretrained(folder), tokenizer, prompts)
+    spm_model = folder / tokenization.MODEL_FILE
+    return dataclasses.replace(tried, spm_sha256=files.sha256(spm_model) if spm_model.is_file() else None)
 
 
 def copy_model(folder: Path, source: Path, records: list[dict]) -> None:
-    """Copy the files that the records name, without paths that a tokenizer of elsewhere has in its settings."""
+    """Copy the files that the records name, without what a tokenizer of elsewhere tells of the machine it is from."""
     for name in sorted({file["name"] for record in records for file in record["outputs"]}):
         shutil.copyfile(source / name, folder / name)
         if name in PLAIN_JSON and (removed := disclosure.remove_paths(folder / name)):
             cli.say(f"left out of {name}, a path of this machine stands there: {', '.join(removed)}")
+        if name.endswith(".model") and (removed := disclosure.remove_training_facts(folder / name)):
+            cli.say(f"left out of {name}, of its training: {', '.join(removed)}")
 
 
 def write_texts(folder: Path, facts: model_card.Facts, tag: str, changelog: bytes | None, template: str) -> None:
     """What describes a model: loss curve, card, changelog, .gitattributes."""
     facts = dataclasses.replace(facts, tried=try_out(folder, facts.prompts))
     if curve := facts.model.get("curve"):
-        picture = loss_curve.draw(curve, facts.training.get("unigram_entropy"))
+        picture = loss_curve.draw(curve, facts.training.get("unigram_entropy"), model_card.second_name(facts))
         files.write_bytes(folder / model_card.PICTURE, picture)
     files.write_bytes(folder / CARD, model_card.model_card(facts, template).encode())
     files.write_bytes(folder / CHANGELOG, changelog or model_card.changelog(facts, tag).encode())
@@ -201,15 +205,19 @@ def release_record(facts: model_card.Facts, tag: str, outputs: list[dict], writt
     `written` is said of each other format; `history` is that of all records, once.
     """
     records = [record for record in (facts.model, facts.tokenizer, facts.test_record) if record]
+
+    def hidden(name: str) -> bool:
+        return facts.test_is_private and name in model_card.COUNTS
+
     return {
         "stage": STAGE,
         "options": {"name": facts.name, "license": facts.license, "tag": tag},
         "versions": files.versions("huggingface_hub", "transformers", "torch"),
-        "inputs": list({file["name"]: file for record in records for file in record["outputs"]}.values()),
+        "inputs": list({file["name"]: file for record in records for file in record["outputs"] if file}.values()),
         "outputs": outputs,
         "tokenizer": facts.model["tokenizer"],
         "corpus": facts.corpus | {"private": any(files.corpus_facts(record)["private"] for record in records)},
-        "result": facts.test,
+        "result": facts.test and {name: facts.test[name] for name in facts.test if not hidden(name)},
         "formats": written,
         "records": {record["stage"]: {n: value for n, value in record.items() if n != "history"} for record in records},
         **history,
@@ -283,7 +291,7 @@ def main(
         public: Let everybody see the repository; without it only your account does.
         tag: Version of the release: its tag on the Hub, and its entry in the changelog.
         verify: Folder of a release to check; nothing is released then. Text, tokenizer and samples are made again by
-            the recorded stages and compared, one line a stage: ok, differs or not checked. A JSON report on stdout,
+            the recorded stages and compared. Each stage gets a line (ok, differs, not checked), stdout a JSON report;
             exit code 2 where anything differs or could be checked and was not.
         data: With --verify, folder of the dump's files, or of the text that the release was made from.
         work_dir: With --verify, folder for what is made again, as large as text and samples; it stays, and a
@@ -291,7 +299,7 @@ def main(
     """
     if verify is not None:
         checker = {"--verify needs --data, the folder of the dump or text that the release was made from": bool(data)}
-        cli.require(checker)
+        cli.require(checker | {"--verify releases nothing: leave --repo, --push and --public out": not (repo or push)})
         verification.verify(Path(verify), Path(data), Path(work_dir) if work_dir else None)
         return
     cli.require({"--data and --work_dir go with --verify RELEASE": data is None and work_dir is None})
@@ -323,7 +331,7 @@ def main(
     history = {} if private else verification.history_of(model_card.public, model, tokenizer, test)
 
     with files.output_folder(release, STAGE) as folder:
-        copy_model(folder, source, [record for record in (facts.model, facts.tokenizer) if record])
+        copy_model(folder, source, [record for record in (model, tokenizer) if record])
         gate.require_as_recorded(folder, source, model, private)
         written = other_formats.write(folder, chosen)
         write_texts(folder, facts, tag, own_changelog, template)

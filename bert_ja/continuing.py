@@ -8,6 +8,7 @@ hyper-parameters all that the model is rebuilt from.
 import copy
 import itertools
 import json
+import os
 import pickle
 import re
 from collections.abc import Collection, Iterable, Mapping, MutableMapping
@@ -360,7 +361,7 @@ def begin(
         )
     load_weights(model, folder)
     return {
-        "name": folder.resolve().name,
+        "name": Path(os.path.abspath(folder)).name,  # the one that its user sees, not where a link leads
         "license": license_of(folder),
         "weights": [files.describe(path) for path in weight_files(folder)],
         "corpus": files.corpus_facts(files.read_record(folder), files.is_private(folder)),

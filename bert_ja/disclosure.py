@@ -10,8 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bert_ja import files
+from bert_ja.tokenization import parse_model
 
-PATH = re.compile(r"""(?:^|[\s"'(=,;])(?:/|~/|\\\\|file:|[A-Za-z]:[\\/])\S""")  # but not https://, CC BY-SA 3.0/GFDL
+# A place on a machine: /home, ~/a, $HOME/a, -d/usr, file:, C:/a, \\\\server; but not https://, CC BY-SA 3.0/GFDL, </s>.
+PATH = re.compile(
+    r"(?<![\w/:.<\[])/\w|[<\[]/\w+/|(?<=:)/\w|(?:^|(?<=\W))-[A-Za-z]/\w|~\w*/|\$\w+[/\\]|\$\{\w+\}|\\\\\w"
+    r"|\bfile:|\b[A-Za-z]:[\\/](?!/)"
+)
 ANY = "*"  # in FIELDS: every name, where our own code makes the names
 
 # What FIELDS says of a field: its value (or each of its list) is kept where it is text or a number; or what it holds.
@@ -91,7 +96,8 @@ OF_THE_TEXT = ("dump", "counts", "shares", "share", "samples", "seen", "unigram_
 # Files that are released, or hold weights. What else a record describes, size and sum are the private text's own.
 OF_THE_MODEL = re.compile(
     r"model\.safetensors|config\.json|spm?\.(model|vocab)|tokenizer(_config)?\.json|special_tokens_map\.json|"
-    r"added_tokens\.json|vocab\.(txt|json)|merges\.txt|model\.onnx|tf_model\.h5|loss_curve\.png|README\.md|"
+    r"added_tokens\.json|vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|tokenizer\.model|"
+    r"(onnx/)?model\.onnx|tf_model\.h5|loss_curve\.png|README\.md|\.gitattributes|"
     r"CHANGELOG\.md|(test|valid)_result\.json|(last|epoch=\d+-step=\d+)(-v\d+)?\.ckpt"
 )
 OF_A_STAGE = re.compile(r"(train|valid|test)\.(txt|index\.jsonl|jsonl)|corpus\.md")  # names that no user chose
@@ -128,6 +134,8 @@ def _private_file(described: dict) -> dict:
     name = str(described.get("name"))
     if OF_THE_MODEL.fullmatch(name):
         return {field: inner for field, inner in described.items() if field in FILE}
+    if name.endswith(".ckpt"):  # weights too, under a name of the user's own
+        return {field: inner for field, inner in described.items() if field in ("size", "sha256")}
     return {"name": name} if OF_A_STAGE.fullmatch(name) else {}
 
 
@@ -192,8 +200,45 @@ def remove_paths(path: Path) -> list[str]:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:  # which whoever loads the folder says
         return []
-    wrong = [name for name, value in content.items() if isinstance(value, str) and has_path(value)]
+    kept, wrong = _without_entries(content)
     if wrong:
-        kept = {name: value for name, value in content.items() if name not in wrong}
         path.write_text(json.dumps(kept, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return wrong
+
+
+def _without_entries(value, place: str = "") -> tuple[object, list[str]]:
+    """(a JSON value without entries of objects that hold a path, their names: "mecab_kwargs.mecab_option")."""
+    if isinstance(value, list):
+        parts = [_without_entries(inner, place) for inner in value]
+        return [kept for kept, _ in parts], [name for _, names in parts for name in names]
+    if not isinstance(value, dict):
+        return value, []
+    kept, wrong = {}, []
+    for name, inner in value.items():
+        here = f"{place}.{name}".lstrip(".")
+        if isinstance(inner, str) and has_path(inner):
+            wrong.append(here)
+        else:
+            kept[name], names = _without_entries(inner, here)
+            wrong += names
+    return kept, wrong
+
+
+def remove_training_facts(path: Path) -> list[str]:
+    """Take out of a SentencePiece model where and on what it was trained, which it works without; the fields' names.
+
+    spm_train writes the paths of its text and of its model into it, and lines that it was tested on.
+    """
+    try:
+        proto = parse_model(path.read_bytes())
+    except ValueError:  # another kind of file
+        return []
+    found = [name for name in ("input", "model_prefix") if getattr(proto.trainer_spec, name)]
+    for name in found:
+        proto.trainer_spec.ClearField(name)
+    size = proto.ByteSize()
+    proto.DiscardUnknownFields()  # the lines are in none that Python's sentencepiece knows
+    found += ["self_test_data"] if proto.ByteSize() < size else []
+    if found:
+        path.write_bytes(proto.SerializeToString(deterministic=True))
+    return found

@@ -159,7 +159,7 @@ def check_tokenizer(data: training.PretrainingData, private: bool, findings: Fin
             told = ", ".join(f"{role} {number}" for role, number in ids.items())
             raise StageError(f"{path} has special pieces that are one or none ({told}): train it again")
         findings.ok(f"{path}: {vocabulary.size:,} pieces, " + ", ".join(f"{role} {ids[role]}" for role in ids))
-    if not is_ours(path):
+    if not has_tokenizer_json(path):
         findings.not_checked(f"{path}: AutoTokenizer beside SentencePiece (not a folder of train_tokenizer.py)")
         return
     with findings.collected():
@@ -169,8 +169,9 @@ def check_tokenizer(data: training.PretrainingData, private: bool, findings: Fin
         findings.ok(f"{path}: AutoTokenizer gives the ids of SentencePiece on {found.lines:,} difficult lines")
 
 
-def is_ours(path: str) -> bool:
-    return (Path(path) / tokenization.JSON_FILE).is_file() and tokenization.is_ours(path)
+def has_tokenizer_json(path: str) -> bool:
+    """Whether a folder has one, beside a SentencePiece model that it can be compared with."""
+    return (Path(path) / tokenization.JSON_FILE).is_file() and tokenization.is_convertible(path)
 
 
 # Learning

@@ -5,9 +5,13 @@ as transformers 5 has no TensorFlow classes.
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import logging
+import os
+import shutil
+import signal
 import subprocess
 import warnings
 from collections.abc import Callable, Iterator
@@ -217,7 +221,8 @@ def write_tensorflow(folder: Path) -> dict:
         for number, batch in enumerate(given):
             np.savez(work / f"batch-{number}.npz", **batch)
         program = [str(PYTHON), str(ROOT / "bert_ja" / "tensorflow_weights.py"), str(folder), str(work)]
-        finished = subprocess.run(program, capture_output=True, text=True, errors="replace")
+        ends = functools.partial(cli.end_with_parent, os.getpid(), signal.SIGTERM)  # when we are killed
+        finished = subprocess.run(program, capture_output=True, text=True, errors="replace", preexec_fn=ends)
         if finished.returncode:
             reason = (finished.stderr.strip().splitlines() or ["no reason given"])[-1][:200]
             raise cli.StageError(
@@ -229,8 +234,9 @@ def write_tensorflow(folder: Path) -> dict:
             with np.load(work / f"logits-{number}.npz") as answers:
                 answer = answers["mlm"], answers["nsp"]
             compared.append(_compare(answer, logits(model, batch), batch["attention_mask"]))
-        versions = json.loads((work / "versions.json").read_text())
-    return _facts(TENSORFLOW_FILE, compared, versions)
+        facts = _facts(TENSORFLOW_FILE, compared, json.loads((work / "versions.json").read_text()))
+        shutil.copyfile(work / "tensorflow" / TENSORFLOW_FILE, folder / TENSORFLOW_FILE)
+    return facts
 
 
 WRITERS: dict[str, Callable[[Path], dict]] = {ONNX: write_onnx, TENSORFLOW: write_tensorflow}

@@ -23,7 +23,8 @@ import numpy as np
 from bert_ja import cli, files, tokenization
 
 TOLERANCE = 1e-5  # of logits, by the same arithmetic on both sides
-SCORE_TOLERANCE = 1e-4  # of a guess's probability, relative: training's attention over packed samples rounds otherwise
+# Of a guess's probability, relative or absolute: training's attention over packed samples rounds otherwise.
+SCORE_TOLERANCE, SMALLEST_SCORE = 1e-4, 1e-6
 GUESSES = 5  # for each prompt
 SAMPLES, POSITIONS = 64, 1024  # that logits are compared on, at most; a longest sample may exceed the latter
 FIRST_SAMPLES = 1000  # of a file, from which they are taken
@@ -235,7 +236,7 @@ def _fill_mask(module, encoder, prompts: Iterable[str], private: bool) -> list[d
         if len(ids) > module.model.config.max_position_embeddings:
             continue
         guesses = [(token, share / 100) for token, share in monitoring.likeliest(module, ids, place)]
-        shown = [[None if private else token, round(score, 8)] for token, score in guesses[:GUESSES]]
+        shown = [[None if private else token, float(f"{score:.8g}")] for token, score in guesses[:GUESSES]]
         found.append({"prompt": prompt, "ids": None if private else ids, "guesses": shown})
     return found
 
@@ -266,7 +267,7 @@ def expect(module, tokenizer: Path, lines: Sequence[str], prompts: Iterable[str]
 
     encoder = encoding.open_encoder(tokenizer, private=private)
     vocabulary, config = encoder.vocabulary, module.model.config
-    positions, ours = config.max_position_embeddings, tokenization.is_ours(tokenizer)
+    positions, ours = config.max_position_embeddings, tokenization.is_convertible(tokenizer)
     line_ids = encoder.encode(list(lines))
     known = ours or not tokenization.has_sentencepiece(tokenizer)  # else transformers may have pieces of its own
     pieces = encoder.pieces() if known else None
@@ -389,14 +390,18 @@ def _guess_faults(facts: dict, found: dict, private: bool) -> Iterator[str]:
     yield from [f"{wrong[0]}, as do {len(wrong) - 1} more" if len(wrong) > 1 else wrong[0]] if wrong else ()
 
 
+def _is_close(one: float, other: float) -> bool:
+    return math.isclose(one, other, rel_tol=SCORE_TOLERANCE, abs_tol=SMALLEST_SCORE)
+
+
 def _other_guess(trained: list, found: list) -> str | None:
     """The first guess that is another or has another probability; two that are equally likely may change places."""
     scores = dict(trained)
     for place, ((token, score), (here, here_score)) in enumerate(zip(trained, found, strict=True), start=1):
-        tied = math.isclose(scores.get(here, trained[-1][1]), score, rel_tol=SCORE_TOLERANCE)
+        tied = _is_close(scores.get(here, trained[-1][1]), score)
         if token not in (None, here) and not tied:
             return f"guess {place} is id {here}, and was {token}"
-        if not math.isclose(score, here_score, rel_tol=SCORE_TOLERANCE):
+        if not _is_close(score, here_score):
             return f"guess {place} has probability {here_score:.6f}, and had {score:.6f}"
     return None
 

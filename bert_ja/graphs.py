@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from bert_ja.cli import StageError
+from bert_ja.cli import say
 from bert_ja.samples import NOT_MASKED
 
 MOST = 64  # graphs that are kept; further shapes are launched one by one
@@ -121,6 +121,7 @@ class Graphs:
         self._device = self._parameters[0].device
         self._weights = {name: torch.zeros((), device=self._device) for name in WEIGHTS}
         self._captured: dict[Shape, Captured] = {}
+        self._full = False  # whether there was no room for a graph
         # Graphs are replayed one after another, so that they can share their memory, which is a stream's own.
         self._pool, self._stream = torch.cuda.graph_pool_handle(), torch.cuda.Stream(self._device)
         self.attach()
@@ -143,48 +144,71 @@ class Graphs:
         torch._foreach_add_(self._gradients, gradients)
         return {name: each.detach() for name, each in measures.items()}
 
-    def _capture(self, shape: Shape, batch: dict) -> Captured:
-        """Run it once, for what libraries set up at first, then capture it; gradients and random numbers stay."""
+    def _warm_up(self, shape: Shape, batch: dict) -> dict:
+        """Run a micro-batch once, for what libraries set up at first; gradients and random numbers stay.
+
+        What is to be captured: the micro-batch at its fixed addresses.
+        """
         generator = torch.cuda.default_generators[self._device.index or 0]
         kept, offset = [gradient.clone() for gradient in self._gradients], generator.get_offset()
-        static = empty(shape, self._device)
-        fill(static, batch)
-        self._stream.wait_stream(torch.cuda.current_stream(self._device))
-        with torch.cuda.stream(self._stream):
-            self._forward_backward(static)
-        torch.cuda.current_stream(self._device).wait_stream(self._stream)
-        torch._foreach_copy_(self._gradients, kept)
-        generator.set_offset(offset)
+        try:
+            static = empty(shape, self._device)
+            fill(static, batch)
+            self._stream.wait_stream(torch.cuda.current_stream(self._device))
+            with torch.cuda.stream(self._stream):
+                self._forward_backward(static)
+            return static
+        finally:
+            torch.cuda.current_stream(self._device).wait_stream(self._stream)
+            torch._foreach_copy_(self._gradients, kept)
+            generator.set_offset(offset)
+
+    def _capture(self, static: dict) -> Captured:
         graph, mode = torch.cuda.CUDAGraph(), "thread_local"  # the loader's thread pins memory meanwhile
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode=mode):
             measures = self._forward_backward(static)
         return Captured(graph, static, measures)
 
-    def _captured_for(self, shape: Shape, batch: dict) -> Captured:
+    def _captured_for(self, shape: Shape, batch: dict) -> Captured | None:
+        """The graph of a shape; None, and no graphs from here on, where the memory does not suffice to make it."""
         if shape not in self._captured:
             try:
-                self._captured[shape] = self._capture(shape, batch)
+                static = self._warm_up(shape, batch)
             except torch.OutOfMemoryError:
-                raise
-            except RuntimeError as error:
-                reason = str(error).strip().splitlines()[0][:200]
-                raise StageError(
-                    f"no CUDA graph can be made of a step ({reason}): set model.cuda_graphs: false"
-                ) from None
+                self.give_up()
+                return None
+            self._captured[shape] = self._capture(static)
         return self._captured[shape]
+
+    def give_up(self) -> None:
+        """Launch everything from here on, and give back the memory of graphs."""
+        say("too little memory for CUDA graphs: kernels are launched one by one from here on")
+        self._full = True
+        self._captured.clear()
+        torch.cuda.empty_cache()
+
+    def prepare(self, batch: dict) -> None:
+        """Capture a micro-batch that is at least as large as those that will come, whose memory they then share.
+
+        The pool grows with each shape that is larger than all before.
+        """
+        self.attach()
+        self._captured_for(shape_of(batch), batch)
 
     def run(self, batch: dict, nsp: float, gradient: float | torch.Tensor) -> dict[str, torch.Tensor] | None:
         """The measures of a micro-batch, after adding the gradient of `gradient` x (mlm_loss + `nsp` x nsp_loss).
 
-        They are overwritten by the next one of the same shape. None, and nothing done, where there are MOST graphs.
+        They are overwritten by the next one. None, and nothing done, where there are MOST graphs or no room for more.
         """
         self.attach()
         shape = shape_of(batch)
-        if shape not in self._captured and len(self._captured) >= MOST:
+        if self._full or (shape not in self._captured and len(self._captured) >= MOST):
             return None
         for name, value in zip(WEIGHTS, (nsp, gradient), strict=True):
             self._weights[name].copy_(value) if torch.is_tensor(value) else self._weights[name].fill_(value)
         captured = self._captured_for(shape, batch)
+        if captured is None:
+            return None
         fill(captured.batch, batch)
         captured.graph.replay()
         return captured.measures

@@ -29,6 +29,7 @@ BINARY_BYTES = 8000  # in which git looks for a zero byte
 TIMEOUT = 120  # seconds without an answer
 TOKEN_BYTES = 8  # of the token; a text that holds so many in a row is not shown
 WORDS = 200  # characters of what the Hub says
+STAGE, GLOB = "release_model.py", set("*?[")
 ATTRIBUTES, CARD, CHANGELOG = ".gitattributes", "README.md", "CHANGELOG.md"
 LOGIN = "run `hf auth login`, or set HF_TOKEN to a token with write permission (https://huggingface.co/settings/tokens)"
 AGAIN = "run the same command again, what is on the Hub already is not sent twice"
@@ -266,7 +267,9 @@ def _left_over(api, repo: str, commit: str, tree: dict, folder: Path) -> list[st
     if "meta.json" in tree:
         with tempfile.TemporaryDirectory() as place, contextlib.suppress(StageError):
             api.hf_hub_download(repo, "meta.json", revision=commit, local_dir=place)
-            ours = [file["name"] for file in (files.read_record(place) or {}).get("outputs", [])]
+            record = files.read_record(place) or {}
+            named = record.get("outputs", []) if record.get("stage") == STAGE else []
+            ours = [file["name"] for file in named if not set(file["name"]) & GLOB]  # they go into delete_patterns
     for name in others:
         said = "is of an earlier release: taken away" if name in ours else "is of no release: it stays"
         say(f"{name} of {repo} {said}")

@@ -41,20 +41,23 @@ def read(run: Path, steps: int) -> dict[str, list[list]] | None:
     return {name: found[name] for name in SERIES if found.get(name)} or None
 
 
-def _panel(axes, curve: dict[str, list[list]], task: str, lines: Iterable[tuple[float, str]]) -> None:
+def _panel(axes, curve: dict[str, list[list]], task: str, title: str, lines: Iterable[tuple[float, str]]) -> None:
     for part, style in STYLES.items():
         if points := curve.get(f"{part}_{task}_loss"):
             axes.plot(*zip(*points, strict=True), label=NAMES[part], **style)
     for height, label in lines:
         axes.axhline(height, color="tab:green", linewidth=1.5, linestyle="--", label=label)
-    axes.set_title(f"{task.upper()} loss (nats)", fontsize=10)
+    axes.set_title(f"{title} loss (nats)", fontsize=10)
     axes.set_xlabel("optimizer steps")
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
 
 
-def draw(curve: dict[str, list[list]], entropy: float | None = None) -> bytes:
-    """The curve as a PNG, a panel a task; the unigram entropy is a line to compare with. Equal curves, equal bytes."""
+def draw(curve: dict[str, list[list]], entropy: float | None = None, second: str = "NSP") -> bytes:
+    """The curve as a PNG, a panel a task; the unigram entropy is a line to compare with. Equal curves, equal bytes.
+
+    `second` is the name of the task beside MLM.
+    """
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -65,7 +68,8 @@ def draw(curve: dict[str, list[list]], entropy: float | None = None) -> bytes:
         FigureCanvasAgg(figure)
         for place, task in enumerate(tasks, start=1):
             lines = [(entropy, "unigram entropy")] if task == "mlm" and entropy is not None else []
-            _panel(figure.add_subplot(1, len(tasks), place), curve, task, lines)
+            title = "MLM" if task == "mlm" else second
+            _panel(figure.add_subplot(1, len(tasks), place), curve, task, title, lines)
         picture = io.BytesIO()
         figure.savefig(picture, format="png", metadata={"Software": None})
     return picture.getvalue()

@@ -119,7 +119,7 @@ class MemoryTrial(pl.Callback):
     """
 
     def __init__(self, batches: Batches | None = None):
-        self.batches = batches
+        self.batches, self.largest = batches, None
 
     def on_fit_start(self, trainer, pl_module) -> None:
         if pl_module.device.type != "cuda":
@@ -128,7 +128,16 @@ class MemoryTrial(pl.Callback):
         card = torch.cuda.get_device_properties(pl_module.device)
         pl_module.train()
         require_fits(batches, lambda step: trial(pl_module, step), card.name)
+        self.largest = step_of(largest_lengths(batches.sources, batches.batch_size), batches)
         peak, whole = (size / files.MEGABYTE for size in (torch.cuda.max_memory_allocated(), card.total_memory))
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
         say(f"memory: {peak:,.0f} of {whole:,.0f} MB at the largest micro-batch")
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        """Let graphs begin with the largest micro-batch: their memory then suffices for all."""
+        if self.largest is not None and pl_module.graphs is not None:
+            with trainer.precision_plugin.forward_context():
+                for batch in self.largest.to(pl_module.device).micro_batches():
+                    pl_module.graphs.prepare(batch)
+        self.largest = None

@@ -37,6 +37,7 @@ NSP_METRICS = {
     "nsp_accuracy": ("accuracy", "NSP accuracy"),
 }
 TOTAL = {"test_loss": ("loss", "Test loss (MLM + NSP)")}
+SECOND = {"nsp": ("NSP", "Next sentence prediction"), "sop": ("SOP", "Sentence order prediction")}  # by objective
 COUNTS = ("samples", "tokens")
 CC_BY_SA = "https://creativecommons.org/licenses/by-sa/4.0/"
 RESULT_KEYS = (*TOTAL, *MLM_METRICS, *NSP_METRICS, *COUNTS)
@@ -55,6 +56,7 @@ class Tried:
     special_pieces: tuple[str, ...]
     tokenizer: str  # its kind, in words
     filled: dict[str, list[tuple[str, float]]]  # prompt -> (token, probability) of the likeliest
+    spm_sha256: str | None = None  # of the spm.model that is released
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +78,11 @@ class Facts:
     def private(self) -> bool:
         """Whether the text that the model and its vocabulary come from is."""
         return any(files.corpus_facts(record)["private"] for record in (self.model, self.tokenizer))
+
+    @property
+    def test_is_private(self) -> bool:
+        """Whether the text is that the test result is of."""
+        return self.private or files.corpus_facts(self.test_record)["private"]
 
     @property
     def training(self) -> dict:
@@ -142,12 +149,20 @@ def count_parameters(weights: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in names)
 
 
+def _read(path: Path) -> str:
+    """The text of a user's file, of which require_text has seen the beginning."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StageError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8") from None
+
+
 def read_prompts(path: str | None) -> tuple[str, ...]:
     """The sentences of a text, one a line with one [MASK] each; PROMPTS where none is named."""
     if path is None:
         return PROMPTS
     text = files.require_text(path, "name a text of prompts with --prompts, or leave it out")
-    prompts = tuple(line.strip() for line in text.read_text(encoding="utf-8").splitlines() if line.strip())
+    prompts = tuple(line.strip() for line in _read(text).splitlines() if line.strip())
     for prompt in prompts:
         if prompt.count(MASK) != 1:
             raise StageError(f"{path}: {prompt[:40]!r} must have one {MASK}: give each prompt a line with one")
@@ -191,6 +206,20 @@ def try_out(model, tokenizer, prompts: Iterable[str]) -> Tried:
 # Metadata
 
 
+def second_name(facts: Facts) -> str:
+    """NSP, or SOP where the second parts of samples were exchanged."""
+    return SECOND.get(objective(facts), SECOND["nsp"])[0]
+
+
+def second_metrics(facts: Facts) -> dict[str, tuple[str, str]]:
+    """NSP_METRICS under the name of the second task that was trained."""
+    return {key: (kind, name.replace("NSP", second_name(facts))) for key, (kind, name) in NSP_METRICS.items()}
+
+
+def _total(facts: Facts) -> dict[str, tuple[str, str]]:
+    return {key: (kind, name.replace("NSP", second_name(facts))) for key, (kind, name) in TOTAL.items()}
+
+
 def _results(facts: Facts) -> list:
     """The measured values of test.py as EvalResults; none where nothing was measured."""
     from huggingface_hub import EvalResult
@@ -200,8 +229,8 @@ def _results(facts: Facts) -> list:
     corpus = (facts.test_record or {}).get("corpus") or {}
     origin, date = corpus.get("name"), (corpus.get("dump") or {}).get("date")
     tasks = (
-        ("fill-mask", "Masked language modelling", TOTAL | MLM_METRICS),
-        ("text-classification", "Next sentence prediction", NSP_METRICS),
+        ("fill-mask", "Masked language modelling", _total(facts) | MLM_METRICS),
+        ("text-classification", SECOND.get(objective(facts), SECOND["nsp"])[1], second_metrics(facts)),
     )
     return [
         EvalResult(
@@ -323,6 +352,7 @@ def _tokenizer_values(facts: Facts) -> Iterator[tuple[str, str | None]]:
     yield "tokenizer", f"{kind}, {size:,} pieces" if kind and size else None
     yield "special_pieces", ", ".join(f"`{piece}`" for piece in tried.special_pieces) if tried else None
     digest, file = tokenizer.get("sha256"), "`spm.model`" if ours else "Its files"
+    digest = tried.spm_sha256 or digest if ours and tried else digest
     yield "tokenizer_sha256", f"{file}: sha256 `{digest}`" if digest else None
     parity = (facts.tokenizer or {}).get("parity")
     agreed = parity and (
@@ -401,10 +431,11 @@ def _training_values(facts: Facts) -> Iterator[tuple[str, str | None]]:
 def _evaluation_values(facts: Facts) -> Iterator[tuple[str, str | None]]:
     origin = ((facts.test_record or {}).get("corpus") or {}).get("name")
     text, test = f"of {_line(origin)}" if origin else "of a text of unknown origin", facts.test
-    yield "test_samples", f"{test['samples']:,} test samples ({test['tokens']:,} tokens) {text}" if test else None
+    counted = f"{test['samples']:,} test samples ({test['tokens']:,} tokens) {text}" if test else None
+    yield "test_samples", NOT_ASKED if facts.test_is_private else counted
     rows = [
         f"| {name} | {test[key]:.4f} |"
-        for key, (_, name) in (TOTAL | MLM_METRICS | NSP_METRICS).items()
+        for key, (_, name) in (_total(facts) | MLM_METRICS | second_metrics(facts)).items()
         if test and test[key] is not None
     ]
     yield "results", "\n".join(["| Measure | Value |", "|---|---|", *rows]) if test else None
@@ -416,11 +447,13 @@ def _evaluation_values(facts: Facts) -> Iterator[tuple[str, str | None]]:
 def _limit_values(facts: Facts) -> Iterator[tuple[str, str | None]]:
     longest, positions = facts.training.get("longest_sample"), facts.config.get("max_position_embeddings")
     sentence = "Its longest training sample had {:,} of {:,} tokens: the positions beyond were never trained."
+    if facts.continued:
+        sentence = "The longest sample of this training had {:,} of {:,} tokens: what is beyond stayed as it was."
     known = longest is not None and positions is not None
     limit = sentence.format(longest, positions) if known and longest < positions else NOT_ASKED
     yield "untrained_positions", limit if known else None
-    head = "Its next-sentence head was not trained." if objective(facts) == "none" else NOT_ASKED
-    yield "untrained_head", head
+    head = "is as it was before this training" if facts.continued else "was not trained"
+    yield "untrained_head", f"Its next-sentence head {head}." if objective(facts) == "none" else NOT_ASKED
 
 
 def objective(facts: Facts) -> str | None:
@@ -554,7 +587,7 @@ def read_template(path: str | None) -> str:
     from huggingface_hub import ModelCard
 
     file = files.require_text(path or TEMPLATE, "name a template with --card_template, or leave it out")
-    text, names = file.read_text(encoding="utf-8"), values(NOTHING).keys()
+    text, names = _read(file), values(NOTHING).keys()
     for number, line in enumerate(text.split("\n"), start=1):
         parsed = string.Template(line)
         if not parsed.is_valid():
@@ -609,7 +642,8 @@ def changelog(facts: Facts, tag: str = "v1.0") -> str:
         for text in facts.sources
         if text.get("name")
     ]
-    result = test and f"MLM loss {test['mlm_loss']:.4f} on {test['samples']:,} test samples"
+    on = "a private text" if facts.test_is_private else f"{test['samples']:,} test samples" if test else ""
+    result = test and f"MLM loss {test['mlm_loss']:.4f} on {on}"
     items = [
         f"First release: {config['num_hidden_layers']} layers of width {config['hidden_size']:,}, "
         f"{facts.parameters:,} parameters, vocabulary {config['vocab_size']:,}, trained for {facts.model['steps']:,} "

@@ -161,7 +161,7 @@ class BertPretraining(pl.LightningModule):
         self.backend = "rows"  # of attention; see `choose_attention`
         # Tokens, samples and predicted positions differ from batch to batch: dynamic shapes, or each would be compiled.
         self._compiled = torch.compile(self.measures, dynamic=True) if compile else self.measures
-        self._graphs: Graphs | None = None  # of a run; see `_use_graphs`
+        self.graphs: Graphs | None = None  # of a run; see `on_train_start`
         self.provenance: dict = {}  # what a checkpoint carries along: tokenizer, data, corpus
         self.model = BertForPreTraining(
             BertConfig(
@@ -318,20 +318,20 @@ class BertPretraining(pl.LightningModule):
 
     def _replayed(self, batch: dict, nsp: float, gradient: float) -> dict[str, torch.Tensor] | None:
         """The same from a graph; None, and nothing done, without graphs."""
-        if self._graphs is None:
+        if self.graphs is None:
             return None
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         scaled = gradient if scaler is None else scaler.scale(torch.full((), gradient, device=self.device))
-        return self._graphs.run(batch, nsp, scaled)
+        return self.graphs.run(batch, nsp, scaled)
 
     def on_train_start(self) -> None:
         """Make room for graphs where they can be used: DDP's exchange of gradients hangs on each single backward."""
         alone, packed = self.trainer.world_size == 1, self.hparams.packed
         if self.hparams.cuda_graphs and self.device.type == "cuda" and alone and packed and self.backend == "varlen":
-            self._graphs = Graphs(self.training_measures, list(self.parameters()))
+            self.graphs = Graphs(self.training_measures, list(self.parameters()))
 
     def on_train_end(self) -> None:
-        self._graphs = None
+        self.graphs = None
 
     def _seed(self, seed: int) -> None:
         """Seed the generator that dropout draws from; torch.manual_seed looks for every kind of device, for 0.5 ms."""
@@ -368,11 +368,11 @@ class BertPretraining(pl.LightningModule):
         for name in ("grad_scale", "found_inf"):
             if hasattr(inner, name):
                 delattr(inner, name)
-        if self._graphs is None:
+        if self.graphs is None:
             for each in parameters:
                 each.grad = None
         else:
-            self._graphs.zero()
+            self.graphs.zero()
         self.nonfinite.add(finite)
         return norm
 

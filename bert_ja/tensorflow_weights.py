@@ -1,4 +1,4 @@
-"""PyTorch weights of a folder to tf_model.h5 beside them, and what TensorFlow makes of some batches.
+"""PyTorch weights of a folder to WORK/tensorflow/tf_model.h5, and what TensorFlow makes of some batches.
 
 Runs in .venv-tensorflow, which has transformers 4 and nothing of ours; formats.py starts it and compares:
 
@@ -22,8 +22,9 @@ def main(folder: Path, work: Path) -> None:
 
     written = work / "tensorflow"
     TFBertForPreTraining.from_pretrained(folder, from_pt=True).save_pretrained(written)
-    shutil.copyfile(written / "tf_model.h5", folder / "tf_model.h5")
-    model = TFBertForPreTraining.from_pretrained(folder, use_safetensors=False)  # which it takes for its own, and fails
+    shutil.copyfile(folder / "model.safetensors", written / "model.safetensors")  # as in a release
+    shutil.copyfile(folder / "config.json", written / "config.json")
+    model = TFBertForPreTraining.from_pretrained(written, use_safetensors=False)  # else it reads that file, and fails
     for file in sorted(work.glob("batch-*.npz")):
         with np.load(file) as batch:
             output = model({name: batch[name] for name in batch.files}, training=False)

@@ -32,7 +32,7 @@ MAX_LINE_BYTES = 4192  # SentencePiece skips longer lines in training, silently
 RESERVED = ("▅", "\0")  # it skips lines that hold U+2585 too, and counts zero bytes as broken text
 SCORE_STEP = 2.0**-10  # sums of up to 1,000 pieces stay exact in float32 and float64 alike, so ties are ties in both
 TRAINING_THREADS = 16  # fixed on every machine: the scores depend on it
-DROPPED = r"\x01-\x08\x0b\x0e-\x1f\x7f\x8f\x9f"  # control characters that nmt_nfkc takes away
+DROPPED = r"\x01-\x08\x0b\x0e-\x1f\x7f\x{8f}\x{9f}"  # control characters that nmt_nfkc takes away; in Oniguruma's words
 MODEL_FILE, JSON_FILE, CONFIG_FILE = FOLDER_FILES = ("spm.model", "tokenizer.json", "tokenizer_config.json")
 MAP_FILE = "special_tokens_map.json"
 PUBLISHED_FILES = (MODEL_FILE, CONFIG_FILE, MAP_FILE)
@@ -529,6 +529,15 @@ OTHER_FILES += ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model")
 def tokenizer_files(path: Path | str) -> list[Path]:
     """The files that make the tokenizer of a folder, by name."""
     return [file for file in sorted(Path(path).iterdir()) if file.name in FOLDER_FILES + OTHER_FILES]
+
+
+def is_convertible(path: Path | str) -> bool:
+    """Whether the spm.model of a folder is one that our tokenizer files can be made of."""
+    try:
+        read_model(path)
+    except StageError:
+        return False
+    return True
 
 
 def is_ours(path: Path | str) -> bool:

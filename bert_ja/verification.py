@@ -717,6 +717,9 @@ class Verification:
         self.check_export()
         self.check_converted(jobs)
         self.check_test()
+        for written in (self.record.get("formats") or {}).values():
+            said = f"that {written['file']} answers as model.safetensors does was found when it was written"
+            self.add(written["file"], NOT_CHECKED, said, possible=False)
         said = "not repeated: nothing here proves that the weights come from the samples, and the losses from them"
         self.add("training and test", NOT_CHECKED, said, possible=False)
         return self.checks

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 from conftest import ROOT, refusal
-from test_parity import COMPAT, lower_a_score, tampered, write_bert
+from test_parity import COMPAT, READY, lower_a_score, tampered, write_bert
 from test_tokenization import made_up_lines, small_model
 
 import compat
@@ -67,7 +67,7 @@ def test_a_comparison_reports_or_stops_at_a_difference(tmp_path, capsys):
 
 @pytest.mark.full
 def test_both_environments_agree(tmp_path):
-    if not COMPAT.is_file():
+    if not READY.is_file():
         pytest.skip(".venv-compat is not built: make .venv-compat")
     command = [sys.executable, ROOT / "compat.py", "--other_python", COMPAT, "--lines", "3000", "--odd_lines", "2000"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=1200)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, refusal, stage
-from test_parity import COMPAT, lower_a_score, tampered, write_bert
+from test_parity import COMPAT, READY, lower_a_score, tampered, write_bert
 from test_tokenization import changed, made_up_lines, small_model
 
 import convert_tokenizer
@@ -240,7 +240,7 @@ def test_the_published_layout_is_refused_where_it_does_not_belong(place, model):
 
 @pytest.mark.full
 def test_the_published_layout_is_what_transformers_4_saves_and_its_slow_tokenizer_reads(place):
-    if not COMPAT.is_file():
+    if not READY.is_file():
         pytest.skip(".venv-compat is not built: make .venv-compat")
     code = (
         "from transformers import DebertaV2Tokenizer as T; names = dict(unk_token='<unk>', sep_token='[SEP]', "
@@ -370,3 +370,12 @@ def test_help_explains_every_option(place, script):
     shown = result.stdout + result.stderr
     for name in inspect.signature(importlib.import_module(script.removesuffix(".py")).main).parameters:
         assert f"--{name}=" in shown or name.upper() in shown
+
+
+def test_a_model_may_have_more_rows_than_its_tokenizer_has_pieces(tmp_path):
+    """As the export's record says: model.embedding_rows, or a vocabulary padded to a multiple of 64."""
+    files.write_record(tmp_path, {"stage": "export_model.py", "tokenizer": {"vocab_size": 400}})
+    require = convert_tokenizer.require_same_vocabulary
+    require(tmp_path, {"vocab_size": 448}, Path("sp.model"), 400)
+    with pytest.raises(StageError, match="has vocab_size 448, sp.model has 390 pieces"):
+        require(tmp_path, {"vocab_size": 448}, Path("sp.model"), 390)

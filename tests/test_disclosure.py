@@ -124,3 +124,71 @@ def test_settings_of_a_tokenizer_lose_the_path_that_transformers_wrote(tmp_path)
 def test_a_checkpoint_is_described_by_the_names_that_training_gives(run):
     for path in (run / "checkpoints").iterdir():
         assert disclosure.OF_THE_MODEL.fullmatch(files.describe(path)["name"])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            "from:/home/taro/x",
+            "server:/mnt/x",
+            "テキスト：/home/x",
+            "社内文書、/home/x",
+            "（/home/x）",
+            "`/home/x`",
+            "[/home/x]",
+        ),
+        *("</home/taro/x>", "path:C:\\Users\\x", "-d/usr/lib", "-d /usr/lib/x", "$HOME/x", "${HOME}", "~/a", "~taro/b"),
+    ],
+)
+def test_paths_are_known_wherever_they_stand(text):
+    assert has_path(text)
+
+
+@pytest.mark.parametrize("text", ["</s>", "[/INST]", "1/2", "and/or", "日本/東京", "public domain / CC0", "v1.0/2.0"])
+def test_slashes_of_other_kinds_are_no_paths(text):
+    assert not has_path(text)
+
+
+def test_settings_of_a_tokenizer_lose_paths_within_them_too(tmp_path):
+    path = tmp_path / "tokenizer_config.json"
+    settings = {"mecab_kwargs": {"mecab_dic": "unidic_lite", "mecab_option": "-d /home/taro/dic"}, "eos_token": "</s>"}
+    path.write_text(json.dumps(settings | {"files": [{"a": 1, "b": "/data/kunde"}]}))
+    assert disclosure.remove_paths(path) == ["mecab_kwargs.mecab_option", "files.b"]
+    kept = {"mecab_kwargs": {"mecab_dic": "unidic_lite"}, "eos_token": "</s>", "files": [{"a": 1}]}
+    assert json.loads(path.read_text()) == kept
+
+
+def test_a_sentencepiece_model_loses_where_and_on_what_it_was_trained(tmp_path):
+    """As spm_train writes it; ours has nothing of it."""
+    import sentencepiece
+
+    lines = [f"{a}の{b}に{c}がある。" for a in "春夏秋冬" for b in "山川海野町村" for c in "花鳥風月雨雪"]
+    (tmp_path / "taro").mkdir()
+    (tmp_path / "taro" / "secret.txt").write_text("\n".join(lines), encoding="utf-8")
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(tmp_path / "taro" / "secret.txt"),
+        model_prefix=str(tmp_path / "taro" / "sp"),
+        vocab_size=40,
+        minloglevel=2,
+    )
+    path = tmp_path / "taro" / "sp.model"
+    tested = lines[0].encode()  # field 4, self_test_data, of earlier versions
+    path.write_bytes(path.read_bytes() + bytes([4 << 3 | 2, len(tested)]) + tested)
+    before = sentencepiece.SentencePieceProcessor(model_file=str(path)).encode(lines)
+    assert b"secret.txt" in path.read_bytes()
+    assert disclosure.remove_training_facts(path) == ["input", "model_prefix", "self_test_data"]
+    left = path.read_bytes()
+    assert b"taro" not in left and not any(line.encode() in left for line in lines)
+    assert sentencepiece.SentencePieceProcessor(model_file=str(path)).encode(lines) == before
+    assert disclosure.remove_training_facts(path) == [] and path.read_bytes() == left
+
+
+def test_files_that_a_release_of_a_private_model_needs_keep_their_names():
+    described = {"size": 1, "sha256": "aa"}
+    for name in ("spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.txt", "onnx/model.onnx"):
+        assert disclosure.public({"outputs": [{"name": name} | described]}, True) == {
+            "outputs": [{"name": name} | described]
+        }
+    checkpoint = {"inputs": [{"name": "kunde-x.ckpt"} | described, {"name": "kunde.txt"} | described]}
+    assert disclosure.public(checkpoint, True) == {"inputs": [described, {}]}

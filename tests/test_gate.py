@@ -397,3 +397,24 @@ def test_a_process_that_dies_is_an_error_and_no_hang(exported):
         fresh._process.kill()
         with pytest.raises(StageError, match=f"the process that loaded {exported} ended .exit code -9.: look whether"):
             gate.examine(fresh, exported, gate.Expected({"fill_mask": []}, ()))
+
+
+def test_guesses_of_a_model_that_is_sure_are_compared_too():
+    """Their probabilities are next to nothing, and rounded otherwise by the attention of training."""
+    trained = [[5, 0.99999], [6, 3.1e-6], [7, 4e-9]]
+    assert gate._other_guess(trained, [(5, 0.999991), (6, 3.2e-6), (7, 3e-9)]) is None
+    assert gate._other_guess(trained, [(5, 0.999991), (7, 3.2e-6), (6, 3e-9)]) == "guess 2 is id 7, and was 6"
+    assert gate._other_guess(trained, [(5, 0.9), (6, 3.2e-6), (7, 3e-9)]) is not None
+
+
+def test_a_tokenizer_of_ours_is_built_anew_whatever_tokenizer_json_lies_beside_it(words, module, tmp_path):
+    """As one of an earlier version, or one whose pieces were exchanged."""
+    source, folder = tmp_path / "source", tmp_path / "folder"
+    shutil.copytree(words, source)
+    folder.mkdir()
+    change_json(source / "tokenizer.json", swap_pieces)
+    export_model.write_tokenizer(source, folder, 64)
+    built = tokenization.folder_files((words / "spm.model").read_bytes(), 64)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == built
+    expected = gate.expect(module, source, continuing.LINES, model_card.PROMPTS, private=False)
+    assert not expected.facts["copied_tokenizer"] and expected.facts["vocabulary"]

@@ -184,11 +184,29 @@ def test_gradients_that_lightning_took_away_before_a_validation_are_there_again(
 
 
 @ON_GPU
-def test_graphs_share_their_memory():
-    model, batches = new_model("varlen").cuda(), [on_gpu(micro_batches(size, size))[0] for size in range(512, 500, -1)]
+def test_graphs_share_the_memory_of_the_largest_one_which_comes_first():
+    model, sizes = new_model("varlen").cuda(), (512, 460, 470, 480, 490, 500)
+    batches = [on_gpu(micro_batches(size, size))[0] for size in sizes]
     run, reserved = graphs.Graphs(model.training_measures, list(model.parameters())), []
-    for batch in batches:
-        with bf16():
+    with bf16():
+        run.prepare(batches[0])
+        assert not any(parameter.grad.any() for parameter in model.parameters())
+        for batch in batches:
             run.run(batch, 0.5, 1.0)
-        reserved.append(torch.cuda.memory_reserved())
+            reserved.append(torch.cuda.memory_reserved())
     assert len(run._captured) == len(batches) and reserved[-1] < 1.5 * reserved[0]
+
+
+@ON_GPU
+def test_without_memory_for_graphs_everything_is_launched(monkeypatch):
+    model, (batch,) = new_model("varlen").cuda(), on_gpu(micro_batches(64, 64))
+    run = graphs.Graphs(model.training_measures, list(model.parameters()))
+
+    def full(*_) -> None:
+        raise torch.OutOfMemoryError("planted")
+
+    with bf16():
+        assert run.run(batch, 0.5, 1.0)
+        monkeypatch.setattr(run, "_warm_up", full)
+        assert run.run(on_gpu(micro_batches(8, 8))[0], 0.5, 1.0) is None
+        assert run.run(batch, 0.5, 1.0) is None and not run._captured

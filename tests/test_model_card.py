@@ -714,3 +714,24 @@ def test_results_that_are_none(changes, reason):
 
 def test_parse_result_keeps_the_known_keys_only():
     assert parse_result(json.dumps(RESULT | {"path": "/a", "nsp_loss": None})) == RESULT | {"nsp_loss": None}
+
+
+def test_a_model_that_was_continued_has_no_positions_or_head_that_were_never_trained():
+    facts = with_training(continued_from={"name": "bert-x", "license": "mit"}, longest_sample=128)
+    assert "- The longest sample of this training had 128 of 512 tokens: what is beyond stayed as it was.\n" in (
+        model_card.model_card(facts)
+    )
+    facts = with_training(continued_from={"name": "bert-x", "license": "mit"}, options={"objective": "none"})
+    assert "- Its next-sentence head is as it was before this training.\n" in model_card.model_card(facts)
+
+
+def test_the_second_task_has_its_own_name():
+    card = model_card.model_card(with_training(options={"objective": "sop"}))
+    assert "| SOP loss (nats a sample) |" in card and "Sentence order prediction" in card and "NSP" not in card
+
+
+def test_figures_of_a_private_test_text_stay_where_they_are():
+    facts = dataclasses.replace(FACTS, test_record={"corpus": CORPUS | {"private": True}})
+    for text in (model_card.model_card(facts), model_card.changelog(facts)):
+        assert f"{RESULT['samples']:,}" not in text and f"{RESULT['tokens']:,}" not in text
+        assert f"{RESULT['mlm_loss']:.4f}" in text
