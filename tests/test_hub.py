@@ -480,6 +480,7 @@ def test_nothing_is_sent_without_push(here, remote, monkeypatch):
     assert (remote.requests, "Canary" in done.stdout + done.stderr) == ([], False)
 
 
+@pytest.mark.full
 def test_the_same_command_with_push_uploads_what_was_shown(here, remote, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     done = stage("release_model.py", "--repo", REPO, "--push", "True", "--tag", "v0.9", cwd=here)
@@ -582,6 +583,7 @@ def require_fetched(python: str, remote, released: Path, model: Path, tmp_path: 
     assert max(abs(a - b) for a, b in zip(logits, own_logits, strict=True)) < 1e-5
 
 
+@pytest.mark.full
 def test_the_pushed_release_is_fetched_back_and_predicts_as_the_exported_model(remote, release, model, tmp_path):
     require_fetched(sys.executable, remote, release, model, tmp_path)
 

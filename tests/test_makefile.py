@@ -20,6 +20,7 @@ def make(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, timeout=200)
 
 
+@pytest.mark.full
 def test_an_environment_with_a_fitting_torch_is_used_and_set_up_once(clone):
     options = (".venv", f"PYTHON={sys.executable}", "PIP_ARGS=--no-index")
     first = make(clone, *options)

@@ -144,6 +144,7 @@ def test_help_explains_every_option_of_model_and_data(tmp_path):
         assert explained in shown
 
 
+@pytest.mark.full
 def test_several_files_of_whole_words_without_a_second_task_and_a_wordpiece_tokenizer(texts, tmp_path):
     """From text to exported model by another way: WordPiece, segments of one part, two files with shares."""
     (tmp_path / "data").mkdir()

@@ -816,6 +816,7 @@ def test_a_compiled_step_is_compiled_once_for_all_shapes(batches, compiler, monk
     assert graphs[0] > 0
 
 
+@pytest.mark.full
 def test_a_step_is_not_compiled_again_for_longer_rows_of_attention(batches, monkeypatch):
     torch._dynamo.reset()
     compile_with = torch.compile
