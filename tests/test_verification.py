@@ -498,7 +498,7 @@ def release_of(folder: Path, vocab_size: int, *options, texts: tuple = ("--filte
     stage("test.py", "--ckpt_path", "last", cwd=folder, stdout=folder / "test_result.json")
     stage("export_model.py", "--ckpt_path", "last", cwd=folder)
     stage("convert_tokenizer.py", cwd=folder)
-    stage(SCRIPT, cwd=folder)
+    stage(SCRIPT, "--license", "cc-by-sa-4.0", cwd=folder)
 
 
 @pytest.mark.full
