@@ -12,7 +12,7 @@ from pathlib import Path
 from bert_ja import files
 from bert_ja.tokenization import parse_model
 
-# A place on a machine: /home, ~/a, $HOME/a, -d/usr, file:, C:/a, \\\\server; but not https://, CC BY-SA 3.0/GFDL, </s>.
+# A place on a machine: /home, ~/a, $HOME/a, -d/usr, file:, C:/a, \\server; but not https://, CC BY-SA 3.0/GFDL, </s>.
 PATH = re.compile(
     r"(?<![\w/:.<\[])/\w|[<\[]/\w+/|(?<=:)/\w|(?:^|(?<=\W))-[A-Za-z]/\w|~\w*/|\$\w+[/\\]|\$\{\w+\}|\\\\\w"
     r"|\bfile:|\b[A-Za-z]:[\\/](?!/)"
@@ -47,16 +47,8 @@ SAMPLE_OPTIONS = _kept(
 MODEL = _kept(
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "lr", "num_warmup_steps", "lr_schedule", "optimizer"),
-    *(
-        "weight_decay",
-        "max_nonfinite_steps",
-        "attention_backend",
-        "compile",
-        "cuda_graphs",
-        "packed",
-        "type_vocab_size",
-    ),
-    *("hidden_act", "layer_norm_eps", "embedding_rows", "pad_token_id", "vocab_size"),
+    *("weight_decay", "max_nonfinite_steps", "attention_backend", "compile", "cuda_graphs", "packed"),
+    *("type_vocab_size", "hidden_act", "layer_norm_eps", "embedding_rows", "pad_token_id", "vocab_size"),
 )
 SETTINGS = _kept(
     *("samples_per_step", "gradient_clip_val", "precision", "seed", "data_seed"),

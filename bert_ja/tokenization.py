@@ -540,16 +540,6 @@ def is_convertible(path: Path | str) -> bool:
     return True
 
 
-def is_ours(path: Path | str) -> bool:
-    """Whether `write_tokenizer_folder` makes the tokenizer of a folder from its spm.model, which may stand alone."""
-    try:
-        made = folder_files(read_model(path))
-    except StageError:
-        return False
-    file = Path(path) / JSON_FILE
-    return not file.is_file() or file.read_bytes() == made[JSON_FILE]
-
-
 def load_tokenizer(folder: Path | str, private: bool = False, slow: bool = False):
     """AutoTokenizer of a folder with its defaults, or with use_fast=False. Raises StageError when it does not load.
 
