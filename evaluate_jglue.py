@@ -3,7 +3,7 @@
 Reads a model folder or a checkpoint and JGLUE's own files; writes jglue.json, jglue.md and their record into a folder.
 Ended at any moment, the same command goes on with the fine-tuning that it was at:
 
-    python3 evaluate_jglue.py model --data_dir JGLUE/datasets --output_dir evaluation
+    python3 evaluate_jglue.py --model model --data_dir JGLUE/datasets
 """
 
 import contextlib
@@ -84,6 +84,43 @@ def evaluate_model(subject, tasks, found, splits, recipe, output_dir: Path) -> d
     return results
 
 
+def overlap_with(text: Path, splits: dict[str, dict[str, list]]) -> dict[str, dict[str, dict]]:
+    from bert_ja import evaluation
+
+    wanted = {
+        name: {split: jglue.sentences_of(jglue.TASKS[name], examples) for split, examples in parts.items()}
+        for name, parts in splits.items()
+    }
+    return evaluation.overlaps(text, wanted)
+
+
+def record_of(measured, found: dict) -> dict:
+    """The record of a result, but for its outputs."""
+    scored = [files.describe(path) for each in found.values() for path in each.paths.values()]
+    return {
+        "stage": STAGE,
+        "inputs": [measured.weights, *scored],
+        "tokenizer": measured.record.get("tokenizer"),
+        "corpus": measured.record.get("corpus"),
+        "steps": measured.steps,
+        "versions": files.versions("torch", "transformers", "pytorch-lightning", "scipy", "scikit-learn"),
+    }
+
+
+def write(folder: Path, result: dict, record: dict) -> str:
+    """Write a result and its report, and last the record of both; the report."""
+    import yaml
+
+    from bert_ja import evaluation
+
+    report = evaluation.report(result, yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")))
+    files.record_path(folder).unlink(missing_ok=True)
+    files.write_bytes(folder / RESULT, (json.dumps(result, ensure_ascii=False, indent=1) + "\n").encode())
+    files.write_bytes(folder / REPORT, report.encode())
+    files.write_record(folder, record | {"outputs": [files.describe(folder / name) for name in (RESULT, REPORT)]})
+    return report
+
+
 def main(
     model: str = "model",
     data_dir: str = "JGLUE/datasets",
@@ -139,8 +176,6 @@ def main(
         raise cli.StageError(f"{data_dir} not found, the folder of JGLUE's files: {jglue.GET}")
     found = {task.name: jglue.find_files(task, Path(data_dir)) for task in wanted}
 
-    import yaml
-
     from bert_ja import evaluation, model_folder, training
 
     training.quiet_start()
@@ -149,51 +184,25 @@ def main(
         rates, counts, seeds = rates[-1:], counts[:1], 1
     recipe = evaluation.Recipe(rates, counts, seeds, batch_size, warmup_ratio, weight_decay, train_split)
     splits = {task.name: evaluation.read_splits(task, found[task.name], train_split) for task in wanted}
-    published = yaml.safe_load(PUBLISHED.read_text(encoding="utf-8"))
-    text = training_text(training_text_file)
+    text = None if random_weights else training_text(training_text_file)
     folder = Path(output_dir)
     folder.mkdir(parents=True, exist_ok=True)
 
     with files.locked(folder), model_folder.opened(model) as measured:
         subject = evaluation.Subject(measured, random_weights, choose_device(accelerator, precision))
         with training.one_line_failures(), contextlib.redirect_stdout(sys.stderr):
-            results = evaluate_model(subject, wanted, found, splits, recipe, folder)
-        overlap = {}
-        if text is not None and not random_weights:
-            overlap = evaluation.overlaps(
-                text,
-                {
-                    task.name: {
-                        split: jglue.sentences_of(task, examples) for split, examples in splits[task.name].items()
-                    }
-                    for task in wanted
-                },
-            )
-        facts = measured.facts() | ({"name": f"{measured.name}, random weights"} if random_weights else {})
+            tasks_found = evaluate_model(subject, wanted, found, splits, recipe, folder)
+        overlap = overlap_with(text, splits) if text else {}
         result = {
-            "model": facts,
-            "random_weights": random_weights,
-            "train_split": train_split,
-            "seeds": seeds,
+            **{"model": subject.facts(), "random_weights": random_weights, "train_split": train_split, "seeds": seeds},
             "precision": subject.device.precision,
-            "training_text": is_training_text(text, measured.record) if overlap else None,
-            "tasks": {name: task | {"overlap": overlap.get(name)} for name, task in results.items()},
+            "training_text": is_training_text(text, measured.record) if text else None,
+            "tasks": {name: task | {"overlap": overlap.get(name)} for name, task in tasks_found.items()},
         }
-        written = evaluation.report(result, published)
-        files.write_bytes(folder / RESULT, (json.dumps(result, ensure_ascii=False, indent=1) + "\n").encode())
-        files.write_bytes(folder / REPORT, written.encode())
-        record = {
-            "stage": STAGE,
-            "inputs": [measured.weights, *(files.describe(p) for each in found.values() for p in each.paths.values())],
-            "outputs": [files.describe(folder / RESULT), files.describe(folder / REPORT)],
-            "tokenizer": measured.record.get("tokenizer"),
-            "corpus": measured.record.get("corpus"),
-            "steps": measured.steps,
-            "versions": files.versions("torch", "transformers", "pytorch-lightning", "scipy", "scikit-learn"),
-            "run": files.run_facts(model=model, data_dir=data_dir, output_dir=output_dir),
-        }
-        files.write_record(folder, record)
-    print(written, end="")
+        report = write(
+            folder, result, record_of(measured, found) | {"run": files.run_facts(model=model, data=data_dir)}
+        )
+    print(report, end="")
     cli.say(f"wrote {RESULT} and {REPORT} to {folder}")
 
 

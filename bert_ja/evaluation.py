@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
+import torch
 
 from bert_ja import documents, files, finetuning, jglue, scores, spans
 from bert_ja.cli import StageError, say
@@ -54,6 +55,11 @@ class Subject:
     measured: Measured
     random_weights: bool
     device: Device
+
+    def facts(self) -> dict:
+        """What a result says of it."""
+        facts = self.measured.facts()
+        return facts | ({"name": f"{facts['name']}, random weights"} if self.random_weights else {})
 
 
 # Examples
@@ -156,7 +162,13 @@ class Evaluation:
         examples = self.features("train")
         pl.seed_everything(seed, verbose=False)
         model = finetuning.load_model(self.task, self.subject.measured.folder, self.subject.random_weights)
-        trainer, module = finetuning.train(model, self.collate, examples, setting, self.subject.device, seed, title)
+        try:
+            trainer, module = finetuning.train(model, self.collate, examples, setting, self.subject.device, seed, title)
+        except torch.OutOfMemoryError:
+            raise StageError(
+                f"{title}: the device has too little memory: pass --precision bf16-mixed or 16-mixed, or a smaller "
+                "--batch_size, which is another recipe"
+            ) from None
         found = {}
         for split in (split for split in SCORED if split in self.splits):
             logits = finetuning.predict(trainer, module, self.collate, self.features(split), 2 * setting.batch_size)
