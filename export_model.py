@@ -7,33 +7,11 @@ place, a process that knows nothing of training loads it, and every answer of it
 """
 
 import dataclasses
-import json
-import shutil
 from pathlib import Path
 
-from bert_ja import cli, files, gate, model_card, tokenization
+from bert_ja import cli, files, gate, model_card, model_folder, tokenization
 
 STAGE = "export_model.py"
-
-
-def write_tokenizer(source: Path, folder: Path, positions: int) -> None:
-    """The run's tokenizer: built anew from an spm.model of our kind, with the model's positions; else byte for byte."""
-    if tokenization.is_convertible(source):
-        tokenization.write_tokenizer_folder((source / tokenization.MODEL_FILE).read_bytes(), folder, positions)
-        return
-    for file in tokenization.tokenizer_files(source):
-        shutil.copyfile(file, folder / file.name)
-
-
-def write_model(model, vocabulary, folder: Path) -> None:
-    """Weights and config.json, under the architecture that the Hub's fill-mask widget looks for."""
-    config = model.config
-    config.pad_token_id, config.cls_token_id, config.sep_token_id = vocabulary.pad, vocabulary.cls, vocabulary.sep
-    config.bos_token_id, config.eos_token_id, config.mask_token_id = vocabulary.cls, vocabulary.sep, vocabulary.mask
-    model.save_pretrained(folder)
-    path = folder / "config.json"
-    written = json.loads(path.read_text()) | {"architectures": ["BertForMaskedLM"]}
-    path.write_text(json.dumps(written, indent=2, sort_keys=True) + "\n")
 
 
 def draw_samples(data, line_ids: list[list[int]], config) -> list[gate.Sample]:
@@ -98,8 +76,8 @@ def main(ckpt_path: str = "best", config: str | None = None, output_dir: str = "
     weights = sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
     files.require_space(Path(output_dir).absolute().parent, weights, "the exported model")
     with training.one_line_failures(), files.output_folder(output_dir, STAGE) as folder:
-        write_model(module.model, data.vocabulary, folder)
-        write_tokenizer(Path(data.tokenizer_model), folder, module.hparams.max_position_embeddings)
+        model_folder.write_model(module.model, data.vocabulary, folder)
+        model_folder.write_tokenizer(Path(data.tokenizer_model), folder, module.hparams.max_position_embeddings)
         compared = compare(folder, module, data, corpus["private"])
         record = {
             "stage": STAGE,

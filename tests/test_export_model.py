@@ -9,7 +9,7 @@ from conftest import refusal, stage
 from transformers import AutoModelForMaskedLM, AutoTokenizer, BertForPreTraining, pipeline
 
 import export_model
-from bert_ja import files, loss_curve, model_card, training
+from bert_ja import files, loss_curve, model_card, model_folder, training
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
@@ -79,9 +79,9 @@ def test_a_fresh_process_compares_samples_of_the_run_and_the_record_says_what_it
 
 def test_a_fault_in_what_is_written_leaves_no_folder_and_is_named(run, work, tmp_path, monkeypatch):
     """As when a version of transformers wrote weights of half precision."""
-    write_model = export_model.write_model
+    write_model = model_folder.write_model
     monkeypatch.chdir(work)
-    monkeypatch.setattr(export_model, "write_model", lambda model, *rest: write_model(copy_of(model).half(), *rest))
+    monkeypatch.setattr(model_folder, "write_model", lambda model, *rest: write_model(copy_of(model).half(), *rest))
     with pytest.raises(StageError) as error:
         export_model.main(str(run / "checkpoints" / "last.ckpt"), output_dir=str(tmp_path / "model"))
     start = (

@@ -12,9 +12,8 @@ import torch
 from conftest import ROOT, refusal
 from transformers import AutoTokenizer, BertForPreTraining
 
-import export_model
 import release_model
-from bert_ja import files, formats, tokenization
+from bert_ja import files, formats, model_folder, tokenization
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
@@ -35,7 +34,7 @@ def plain(words, tmp_path_factory) -> Path:
     with torch.no_grad():
         for weight in module.parameters():
             weight.add_(torch.randn_like(weight) * 0.1)
-    export_model.write_model(module.model, tokenization.vocabulary(words), folder)
+    model_folder.write_model(module.model, tokenization.vocabulary(words), folder)
     tokenization.write_tokenizer_folder((words / "spm.model").read_bytes(), folder, 512)
     return folder
 

@@ -11,8 +11,7 @@ from safetensors.torch import load_file, save_file
 from texts import text, write_tokenizer, write_wordpiece
 from transformers import BertConfig
 
-import export_model
-from bert_ja import continuing, gate, model_card, tokenization
+from bert_ja import continuing, gate, model_card, model_folder, tokenization
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
@@ -23,8 +22,8 @@ PROMPTS = model_card.PROMPTS
 def write_folder(module: BertPretraining, tokenizer: Path, folder: Path) -> Path:
     """A folder as export_model.py writes it."""
     folder.mkdir(exist_ok=True)
-    export_model.write_model(module.model, tokenization.vocabulary(tokenizer), folder)
-    export_model.write_tokenizer(tokenizer, folder, SHAPE["max_position_embeddings"])
+    model_folder.write_model(module.model, tokenization.vocabulary(tokenizer), folder)
+    model_folder.write_tokenizer(tokenizer, folder, SHAPE["max_position_embeddings"])
     return folder
 
 
@@ -413,7 +412,7 @@ def test_a_tokenizer_of_ours_is_built_anew_whatever_tokenizer_json_lies_beside_i
     shutil.copytree(words, source)
     folder.mkdir()
     change_json(source / "tokenizer.json", swap_pieces)
-    export_model.write_tokenizer(source, folder, 64)
+    model_folder.write_tokenizer(source, folder, 64)
     built = tokenization.folder_files((words / "spm.model").read_bytes(), 64)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == built
     expected = gate.expect(module, source, continuing.LINES, model_card.PROMPTS, private=False)

@@ -14,9 +14,8 @@ from conftest import refusal, stage
 from huggingface_hub import ModelCard
 
 import convert_tokenizer
-import export_model
 import release_model
-from bert_ja import continuing, files, gate, hub, loss_curve, model_card, monitoring, tokenization
+from bert_ja import continuing, files, gate, hub, loss_curve, model_card, model_folder, monitoring, tokenization
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
@@ -119,7 +118,7 @@ def built(tmp_path_factory) -> Path:
     module = BertPretraining(vocabulary.size, **shape)
     answers = gate.expect(module, folder / "sp.model", continuing.LINES, monitoring.PROMPTS, private=False).facts
     with files.output_folder(folder / "model", "export_model.py") as model:
-        export_model.write_model(module.model, vocabulary, model)
+        model_folder.write_model(module.model, vocabulary, model)
         tokenization.write_tokenizer_folder((folder / "sp.model").read_bytes(), model, 32)
         training = {"tokenizer": vocabulary.facts(), "samples": {"train": SAMPLES}, "counts": COUNTS, "corpus": CORPUS}
         training |= {"longest_sample": 30, "settings": SETTINGS}
