@@ -1,0 +1,350 @@
+"""evaluate_jglue.py, the stage: settings and seeds, what a kill leaves, results, tables, and what it refuses."""
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, refusal, shared, stage
+
+import evaluate_jglue
+from bert_ja import evaluation, files, jglue, model_folder
+from bert_ja.cli import StageError
+from bert_ja.evaluation import Recipe
+from bert_ja.finetuning import Setting
+
+COLOURS = ("赤い", "青い", "白い", "黒い", "黄色い")
+
+
+def pair(number: int) -> dict:
+    same = number % 3
+    return {
+        "sentence1": f"{COLOURS[number % 5]}花が{number}本ある。",
+        "sentence2": f"{COLOURS[(number + same) % 5]}花が{number}本ある。",
+        "label": float(5 - 2 * same),
+    }
+
+
+def nli(number: int) -> dict:
+    return pair(number) | {"label": jglue.NLI[number % 3]}
+
+
+def choice(number: int) -> dict:
+    return {
+        "question": f"{COLOURS[number % 5]}花は？",
+        **{f"choice{at}": c for at, c in enumerate(COLOURS)},
+        "label": number % 5,
+    }
+
+
+def article(number: int) -> dict:
+    context = f"花{number} [SEP] {COLOURS[number % 5]}花が{number}本ある。"
+    answer = {"text": f"{number}本", "answer_start": context.index(f"{number}本")}
+    asked = {"id": f"q{number}", "question": "何本？", "answers": [answer, answer]}
+    return {"title": f"花{number}", "paragraphs": [{"context": context, "qas": [asked]}]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """A folder like JGLUE's datasets, with files of our own."""
+    folder = tmp_path_factory.mktemp("datasets")
+    sizes = {"train": range(12), "valid": range(12, 20), "test": range(20, 26)}
+    for name, row in (("jsts", pair), ("jnli", nli), ("jcommonsenseqa", choice), ("jsquad", article)):
+        (folder / f"{name}-v1.3").mkdir()
+        for split, numbers in sizes.items():
+            rows = [row(number) for number in numbers]
+            lines = [{"data": rows}] if name == "jsquad" else rows
+            text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            (folder / f"{name}-v1.3" / f"{split}-v1.3.json").write_text(text, encoding="utf-8")
+    return folder
+
+
+QUICK = ("--learning_rates", "1e-3", "--epochs", "1", "--batch_size", "4", "--accelerator", "cpu")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, data, work, model):
+    """The folder that all tasks of a tiny model are evaluated into, and what was said on the way."""
+    folder = tmp_path_factory.mktemp("evaluated") / "evaluation"
+    done = stage(
+        "evaluate_jglue.py",
+        "--model",
+        model,
+        "--data_dir",
+        data,
+        "--output_dir",
+        folder,
+        "--seeds",
+        2,
+        *QUICK,
+        cwd=work,
+    )
+    return folder, done
+
+
+def test_all_tasks_are_scored_and_the_record_says_of_what(evaluated, data, work, model):
+    folder, done = evaluated
+    result = json.loads((folder / "jglue.json").read_text())
+    assert list(result["tasks"]) == ["jsts", "jnli", "jsquad", "jcommonsenseqa"]
+    for name, task in result["tasks"].items():
+        assert list(task["scores"]) == list(jglue.TASKS[name].metrics)
+        assert task["examples"] == {"train": 12, "valid": 8, "test": 6}
+        for splits in task["scores"].values():
+            assert set(splits) == {"valid", "test"}
+            for found in splits.values():
+                assert len(found["values"]) == 2
+                assert found["mean"] == pytest.approx(sum(found["values"]) / 2)
+                assert all(-1 <= value <= 1 for value in found["values"])
+    assert result["model"]["weights"] == files.describe(model / "model.safetensors")
+    assert result["model"]["steps"] == files.read_record(model)["steps"]
+    record = files.read_record(folder)
+    assert record["stage"] == "evaluate_jglue.py"
+    assert files.describe(model / "model.safetensors") in record["inputs"]
+    assert record["outputs"] == [files.describe(folder / name) for name in ("jglue.json", "jglue.md")]
+    assert done.stdout == (folder / "jglue.md").read_text()
+
+
+def test_the_overlap_is_that_with_the_text_of_the_training(evaluated, work):
+    folder, _ = evaluated
+    result = json.loads((folder / "jglue.json").read_text())
+    assert result["training_text"] is True  # data/train.txt is what the model's records name
+    assert result["tasks"]["jsts"]["overlap"]["test"] == {
+        "sentences": 10,  # of six pairs, two say the same twice
+        "in_training_text": 0,
+    }
+
+
+def test_the_table_has_the_model_above_published_scores_with_their_source(evaluated):
+    folder, _ = evaluated
+    lines = (folder / "jglue.md").read_text().splitlines()
+    heads = lines[lines.index("## valid") + 2]
+    columns = ["JSTS pearson", "JSTS spearman", "JNLI accuracy", "JSQuAD f1", "JSQuAD exact match"]
+    assert heads == f"| {' | '.join(['model', *columns, 'JCommonsenseQA accuracy'])} |"
+    assert "| Tohoku BERT base | 0.909 | 0.868 | 0.906 | 0.941 | 0.871 | 0.808 |" in lines
+    assert "| Tohoku BERT base | 0.907 | 0.865 | 0.876 | 0.946 | 0.879 | 0.782 |" in lines
+    assert "| human | 0.899 | 0.861 | 0.925 | 0.944 | 0.871 | 0.986 |" in lines[: lines.index("## test")]
+    assert not any(line.startswith("| human") for line in lines[lines.index("## test") :])
+    own = next(line for line in lines if line.startswith("| model | 0") or line.startswith("| model | -"))
+    assert own.count("±") == 6
+    assert any("https://github.com/yahoojapan/JGLUE" in line for line in lines)
+
+
+def test_what_is_done_is_not_done_again_and_what_is_not_is(evaluated, data, work, model, tmp_path):
+    folder = tmp_path / "evaluation"
+    shutil.copytree(evaluated[0], folder)
+    before = (folder / "jglue.json").read_bytes()
+    (folder / "jglue.json").unlink()
+    gone = next((folder / "runs" / "jnli").iterdir())
+    gone.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.json")}
+    done = stage(
+        "evaluate_jglue.py",
+        "--model",
+        model,
+        "--data_dir",
+        data,
+        "--output_dir",
+        folder,
+        "--seeds",
+        2,
+        *QUICK,
+        cwd=work,
+    )
+    assert done.stderr.count(": valid ") == 1
+    assert gone.exists() and all(path.stat().st_mtime_ns == time for path, time in kept.items())
+    assert (folder / "jglue.json").read_bytes() == before  # the same numbers, too
+
+
+def test_a_run_that_is_damaged_is_named(evaluated, data, work, model, tmp_path):
+    folder = tmp_path / "evaluation"
+    shutil.copytree(evaluated[0], folder)
+    broken = next((folder / "runs" / "jsts").iterdir())
+    broken.write_bytes(broken.read_bytes()[:50])
+    said = refusal(
+        "evaluate_jglue.py",
+        "--model",
+        model,
+        "--data_dir",
+        data,
+        "--output_dir",
+        folder,
+        "--seeds",
+        2,
+        *QUICK,
+        cwd=work,
+    )
+    assert said == f"{broken} is damaged: remove it, and run the same command again"
+
+
+def test_another_model_or_setting_is_another_run(tmp_path):
+    first = evaluation.Runs(tmp_path, {"weights": "a"})
+    second = evaluation.Runs(tmp_path, {"weights": "b"})
+    setting = Setting(1e-3, 1)
+    paths = {first.path(setting, 1), first.path(setting, 2), first.path(Setting(1e-3, 2), 1), second.path(setting, 1)}
+    assert len(paths) == 4
+    assert first.path(Setting(1e-3, 1), 1) in paths
+
+
+def test_a_checkpoint_and_random_weights_are_evaluated_too(data, work, run, tmp_path):
+    options = ("--data_dir", data, "--tasks", "jnli", "--quick", "True", *QUICK)
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    stage("evaluate_jglue.py", "--model", checkpoint, "--output_dir", tmp_path / "a", *options, cwd=work)
+    result = json.loads((tmp_path / "a" / "jglue.json").read_text())
+    assert result["model"]["weights"] == files.describe(checkpoint)
+    assert result["seeds"] == 1
+    assert result["tasks"]["jnli"]["scores"]["accuracy"]["valid"]["sd"] is None
+    stage(
+        "evaluate_jglue.py",
+        "--model",
+        checkpoint,
+        "--output_dir",
+        tmp_path / "b",
+        *options,
+        "--random_weights",
+        "True",
+        cwd=work,
+    )
+    drawn = json.loads((tmp_path / "b" / "jglue.json").read_text())
+    assert drawn["random_weights"] is True
+    assert drawn["model"]["name"].endswith(", random weights")
+    assert drawn["tasks"]["jnli"]["overlap"] is None
+    assert "was not pre-trained" in (tmp_path / "b" / "jglue.md").read_text()
+
+
+def test_trained_on_valid_the_test_set_is_scored_and_a_part_is_held_out(tmp_path):
+    (tmp_path / "jnli-v1.3").mkdir()
+    for split, count in (("valid", 200), ("test", 5)):
+        text = "".join(json.dumps(nli(number), ensure_ascii=False) + "\n" for number in range(count))
+        (tmp_path / "jnli-v1.3" / f"{split}-v1.3.json").write_text(text, encoding="utf-8")
+    task = jglue.TASKS["jnli"]
+    found = jglue.find_files(task, tmp_path)
+    with pytest.raises(
+        StageError, match="JNLI has no train file of version v1.3: pass --train_split valid, or git clone"
+    ):
+        evaluation.read_splits(task, found, "train")
+    splits = evaluation.read_splits(task, found, "valid")
+    assert list(splits) == ["train", "valid", "test"]
+    assert len(splits["train"]) + len(splits["valid"]) == 200
+    assert len(splits["test"]) == 5
+
+
+def test_the_setting_that_is_best_on_valid_is_chosen():
+    tried = [
+        (Setting(1e-5, 3), {"valid": {"pearson": 0.5, "spearman": 0.9}, "test": {"pearson": 0.9}}),
+        (Setting(2e-5, 3), {"valid": {"pearson": 0.7, "spearman": 0.1}, "test": {"pearson": 0.1}}),
+        (Setting(3e-5, 3), {"valid": {"pearson": 0.7, "spearman": 0.8}, "test": {"pearson": 0.2}}),
+    ]
+    assert evaluation.choose(jglue.TASKS["jsts"], tried) == Setting(2e-5, 3)
+
+
+def test_the_defaults_are_the_published_recipe():
+    settings = Recipe().settings
+    assert {(each.learning_rate, each.epochs) for each in settings} == {
+        (lr, n) for lr in (2e-5, 3e-5, 5e-5) for n in (3, 4)
+    }
+    assert {(each.batch_size, each.warmup_ratio) for each in settings} == {(32, 0.1)}
+    lengths = {name: task.max_length for name, task in jglue.TASKS.items()}
+    assert lengths == {"jsts": 128, "jnli": 128, "jsquad": 384, "jcommonsenseqa": 64, "jcola": 128, "marc_ja": 512}
+    assert Recipe().runs == 10
+
+
+def test_published_scores_fit_the_tasks():
+    published = yaml.safe_load((ROOT / "configs" / "jglue_scores.yaml").read_text(encoding="utf-8"))
+    for model in published["models"]:
+        for split in evaluation.SCORED:
+            for name, values in (model.get(split) or {}).items():
+                assert len(values) == len(jglue.TASKS[name].metrics)
+                assert all(0 < value < 1 and math.isfinite(value) for value in values)
+
+
+def test_an_overlap_is_counted_by_distinct_sentences_after_nfkc(tmp_path):
+    text = tmp_path / "train.txt"
+    text.write_text("花が１本ある。\n\n犬がいる。\n別の文。\n", encoding="utf-8")
+    wanted = {"jsts": {"valid": {"花が1本ある。", "犬がいる。", "猫がいる。"}, "test": {"犬がいる"}}}
+    assert evaluation.overlaps(text, wanted) == {
+        "jsts": {
+            "valid": {"sentences": 3, "in_training_text": 2},
+            "test": {"sentences": 1, "in_training_text": 0},
+        }
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ("--tasks", "jsts,glue"),
+            "--tasks must be some of jsts, jnli, jsquad, jcommonsenseqa, jcola, marc_ja, got 'glue'",
+        ),
+        (("--seeds", "0"), "--seeds must be 1 or more, got 0"),
+        (
+            ("--learning_rates", "1e-5,fast"),
+            "--learning_rates must be numbers above 0 parted by commas, got '1e-5,fast'",
+        ),
+        (("--epochs", "0"), "--epochs must be whole numbers above 0 parted by commas, got '0'"),
+        (("--precision", "8"), "--precision must be 32-true, bf16-mixed, 16-mixed, got 8"),
+        (("--train_split", "test"), "--train_split must be train or valid, got test"),
+        (
+            ("--data_dir", "nowhere"),
+            "nowhere not found, the folder of JGLUE's files: git clone https://github.com/yahoojapan/JGLUE",
+        ),
+        (("--tasks", "jcola"), "has no jcola-v*, the files of JCoLA: git clone https://github.com/osekilab/JCoLA"),
+        (
+            ("--model", "nothing"),
+            "nothing not found: name a model folder, a checkpoint file, a run folder, best or last",
+        ),
+        (("--model", "data"), "data has no config.json: name a model folder"),
+        (("--model", "data/train.txt"), "cannot be read as a checkpoint"),
+        (("--training_text_file", "absent.txt"), "absent.txt not found: name the text that the model was trained on"),
+        (("--sedes", "3"), "--sedes is not an option of evaluate_jglue.py (did you mean --seeds?)"),
+    ],
+)
+def test_what_cannot_work_is_refused_in_one_sentence(work, model, data, tmp_path, options, message):
+    given = {"--data_dir": data, "--output_dir": tmp_path / "out"} | dict([options])
+    arguments = [part for option in given.items() for part in option]
+    assert message in refusal("evaluate_jglue.py", *arguments, cwd=work)
+    assert not (tmp_path / "out" / "jglue.json").exists()
+
+
+def test_two_evaluations_do_not_write_the_same_folder(work, model, data, tmp_path):
+    (tmp_path / "out").mkdir()
+    with files.locked(tmp_path / "out"):
+        said = refusal("evaluate_jglue.py", "--data_dir", data, "--output_dir", tmp_path / "out", *QUICK, cwd=work)
+    assert "another run is writing" in said
+
+
+def test_a_checkpoint_is_a_folder_only_as_long_as_it_is_open(run, work, monkeypatch):
+    monkeypatch.chdir(work)
+    with model_folder.opened(str(run)) as measured:
+        folder = measured.folder
+        assert (folder / "config.json").is_file() and (folder / "tokenizer.json").is_file()
+        assert measured.steps > 0 and measured.tokens > 0
+        assert measured.objective == "nsp"
+    assert not folder.exists()
+
+
+def test_numbers_are_told_once_each():
+    assert evaluate_jglue.numbers("learning_rates", "2e-5,3e-5,2e-5", float) == (2e-5, 3e-5)
+
+
+@pytest.mark.full
+def test_real_tasks_are_evaluated_by_a_tiny_model(work, model, tmp_path):
+    folder = shared("data", "jglue")
+    options = (
+        "--quick",
+        "True",
+        "--train_split",
+        "valid",
+        "--learning_rates",
+        "1e-3",
+        "--epochs",
+        "1",
+        "--accelerator",
+        "cpu",
+    )
+    stage("evaluate_jglue.py", "--model", model, "--data_dir", folder, "--output_dir", tmp_path, *options, cwd=work)
+    result = json.loads((tmp_path / "jglue.json").read_text())
+    assert result["tasks"]["jsquad"]["examples"]["test"] == 4420
+    assert 0 < result["tasks"]["jsquad"]["unreachable_answers"]["test"] < 0.6
