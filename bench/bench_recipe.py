@@ -216,11 +216,13 @@ def measure_text(checkpoint: Path, text: Path, max_sentences: int, threads: int)
     return json.loads(result.read_bytes())["bits_per_character"]
 
 
-def measure_jsts(checkpoint: Path, jglue_dir: Path, threads: int) -> float:
+def measure_jsts(checkpoint: Path, jglue_dir: Path, precision: str, threads: int) -> float:
     """Spearman correlation of JSTS after a short fine-tuning, by evaluate_jglue.py."""
     folder = checkpoint.parents[3]
-    options = options_of({"data_dir": jglue_dir.absolute(), **JGLUE, "output_dir": folder / "jglue"})
-    run_stage([str(ROOT / "evaluate_jglue.py"), str(checkpoint), *options], folder, threads)
+    options = options_of(
+        {"data_dir": jglue_dir.absolute(), **JGLUE, "precision": precision, "output_dir": folder / "jglue"}
+    )
+    run_stage([str(ROOT / "evaluate_jglue.py"), "--model", str(checkpoint), *options], folder, threads)
     result = json.loads((folder / "jglue" / "jglue.json").read_bytes())
     return result["tasks"]["jsts"]["scores"]["spearman"]["valid"]["mean"]
 
@@ -305,7 +307,7 @@ def take_run(name: str, seed: int, results: Results, scale: recipes.Scale, folde
         "seen": content["callbacks"]["Throughput"],
         "seconds": round(part["seconds"], 1),
         "bits_per_character": measure_text(checkpoint, texts["test"], given["max_sentences"], given["threads"]),
-        "jsts_spearman": measure_jsts(checkpoint, Path(given["jglue_dir"]), given["threads"]),
+        "jsts_spearman": measure_jsts(checkpoint, Path(given["jglue_dir"]), given["precision"], given["threads"]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     with results.changing() as study:
@@ -428,7 +430,7 @@ def main(
     jglue_dir: str = "data/jglue",
     variants: str = ",".join(recipes.VARIANTS),
     seeds: str = "1,2,3",
-    minutes: float = 7,
+    minutes: float = 3.5,
     threads: int = 1,
     precision: str = "32-true",
     model: str = "4x256",
@@ -451,9 +453,11 @@ def main(
         jglue_dir: Folder of JGLUE, with jsts-v1.3 in it.
         variants: Variants to compare, with commas; with the baseline among them, or in the results already.
         seeds: Seeds of the runs, with commas; all variants with the first come first.
-        minutes: Minutes in which the baseline takes its optimizer steps, as timed at first; the others as many.
+        minutes: Minutes in which the baseline takes its optimizer steps, as timed at first; the others as many; what
+            measures a model comes on top.
         threads: Threads of a run; two runs go on side by side by calling this twice.
-        precision: Precision of training, 32-true or bf16-mixed, which is quick with avx512_bf16 or amx_bf16 only.
+        precision: Precision of training and fine-tuning, 32-true or bf16-mixed; the latter is slow where the CPU has
+            neither avx512_bf16 nor amx_bf16.
         model: Model, layers x width.
         max_seq_len: Longest sample in tokens.
         step_tokens: Tokens of an optimizer step, about.

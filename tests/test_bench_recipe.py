@@ -293,27 +293,27 @@ def write_jsts(folder: Path) -> Path:
 
 
 @pytest.mark.full
+@pytest.mark.timeout(1200)
 def test_a_tiny_comparison_gives_every_figure_and_repeats_nothing(tmp_path, given):
-    options = given | {"variants": "baseline,none,mask_falling,muon", "seeds": "1,2", "output_file": "out/recipe.json"}
-    options |= {"jglue_dir": write_jsts(tmp_path / "jglue")}
+    options = given | {"seeds": 1, "output_file": "out/recipe.json", "jglue_dir": write_jsts(tmp_path / "jglue")}
     arguments = [word for name, value in options.items() for word in (f"--{name}", value)]
-    stage("bench/bench_recipe.py", *arguments, cwd=tmp_path, stdout=tmp_path / "table")
+    for name in (recipes.BASELINE, "muon"):
+        stage("bench/bench_recipe.py", *arguments, "--variants", name, cwd=tmp_path, stdout=tmp_path / "table")
     first = (tmp_path / "out" / "recipe.json").read_bytes()
     (study,) = json.loads(first)
-    runs = {(run["variant"], run["seed"]): run for run in study["runs"]}
-    assert set(runs) == {(name, seed) for name in options["variants"].split(",") for seed in (1, 2)}
-    for run in runs.values():
+    assert [(run["variant"], run["seed"]) for run in study["runs"]] == [(recipes.BASELINE, 1), ("muon", 1)]
+    for run in study["runs"]:
         assert run["steps"] == bench_recipe.steps_of(study, recipes.VARIANTS[run["variant"]])
-        assert run["seen"]["samples"] == run["steps"] * run["samples_per_step"]
+        assert 0.9 < run["seen"]["samples"] / run["steps"] / run["samples_per_step"] <= 1  # an epoch ends with fewer
         assert 0.5 < run["seen"]["tokens"] / run["steps"] / 512 < 1.5
         assert 0 < run["bits_per_character"] < 20
         assert -1 <= run["jsts_spearman"] <= 1
-    assert runs["muon", 1]["bits_per_character"] != runs["muon", 2]["bits_per_character"]
     assert study["settings"]["tokenizer"] == tokenization.tokenizer_facts(given["tokenizer_model"])
-    rows = [line.split()[:2] for line in (tmp_path / "table").read_text().splitlines()[-4:]]
-    assert rows == [[name, "2"] for name in ("baseline", "none", "mask_falling", "muon")]
+    rows = [line.split()[:2] for line in (tmp_path / "table").read_text().splitlines()[-2:]]
+    assert rows == [[recipes.BASELINE, "1"], ["muon", "1"]]
     assert not list(tmp_path.glob("recipe/runs/*/lightning_logs"))
-    stage("bench/bench_recipe.py", *arguments, cwd=tmp_path, stdout=tmp_path / "table")
+    both = ("--variants", f"{recipes.BASELINE},muon")
+    stage("bench/bench_recipe.py", *arguments, *both, cwd=tmp_path, stdout=tmp_path / "table")
     assert (tmp_path / "out" / "recipe.json").read_bytes() == first
 
 
