@@ -79,6 +79,7 @@ def prepare(command, before) -> tuple:
         training.require_types(list(data.shares[part]), opened, model.hparams.type_vocab_size)
     training.require_monitor(trainer, valid)
     training.require_steps(trainer, model, plan.steps)
+    data.plan_masks(plan.steps)
     training.require_shareable(trainer, list(data.shares["valid"]), valid)
     model.provenance = training.data_facts(data, continued) | {
         "unigram_entropy": entropy,

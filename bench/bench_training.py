@@ -10,7 +10,6 @@ run is appended to --output_file:
 
 import datetime
 import json
-import re
 import sys
 import tempfile
 import warnings
@@ -24,7 +23,7 @@ from bert_ja import cli  # before torch, which reads what it sets in the environ
 # isort: split
 import torch
 
-from bench import fits, flops, gpu_suite, runs, training_parts, training_samples
+from bench import flops, gpu_suite, runs, training_parts, training_samples
 from bert_ja import files, tokenization, training
 
 PARTS, READING = ("speed", "thread", "loss"), {"speed", "loss"}  # what is measured; what of it reads texts
@@ -170,14 +169,6 @@ def machine(device: str) -> dict:
     }
 
 
-def is_model(name: str) -> bool:
-    """Whether this is layers x width, as 12x768, with heads that share the width."""
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", name):
-        return False
-    _, width = training_parts.size_of(name)
-    return width % fits.heads_of(width) == 0
-
-
 def check(paths: list[Path], device: str, suite: bool, tokenizer_model: str, output_file: str | None, options: dict):
     """Refuse what cannot work, before any work."""
     parts = options["parts"].split(",")
@@ -196,7 +187,7 @@ def check(paths: list[Path], device: str, suite: bool, tokenizer_model: str, out
     for name in ("models", "loss_model", "suite_model"):
         names = options[name].split(",") if name == "models" else [options[name]]
         said = f"--{name} must be layers x width, as 12x768 (from 128 on a multiple of 64), got {options[name]}"
-        wrong[said] = all(map(is_model, names))
+        wrong[said] = all(map(training_parts.is_model, names))
     cli.require(wrong)
     if device == "cuda" and not torch.cuda.is_available():
         raise cli.StageError("torch finds no CUDA device here: leave --device out to measure the CPU")

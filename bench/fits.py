@@ -32,7 +32,7 @@ class SampleData(training.PretrainingData):
     def __init__(self, vocabulary: Vocabulary, batch_size: int, train: Columns, valid: Columns | None = None):
         pl.LightningDataModule.__init__(self)
         self.vocabulary, self.batch_size, self.seed, self.num_workers = vocabulary, batch_size, SEED, 1
-        self.accumulate, self.consumed, self.rule = 1, 0, masking.MaskingRule()
+        self.accumulate, self.consumed, self.rule, self.mlm_probability_end = 1, 0, masking.MaskingRule(), None
         self._columns = {"train": [train]} | ({"valid": [valid]} if valid else {})
         self.shares = {part: {part: 1.0} for part in self._columns}
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from bert_ja import cli, files
 
 TICKS = os.sysconf("SC_CLK_TCK")  # a second
-FLAGS = ("avx2", "avx512f", "amx_bf16")
+FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 MEASURES = ("seconds", "cpu_seconds", "parent_cpu_seconds", "output_megabytes")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import tempfile
 import time
 from functools import partial
@@ -81,6 +82,14 @@ def size_of(name: str) -> tuple[int, int]:
     """12x768 -> (12, 768): layers, width."""
     layers, width = map(int, name.split("x"))
     return layers, width
+
+
+def is_model(name: str) -> bool:
+    """Whether this is layers x width, as 12x768, with heads that share the width."""
+    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", name):
+        return False
+    _, width = size_of(name)
+    return width % fits.heads_of(width) == 0
 
 
 def compare(

@@ -23,7 +23,7 @@ from bert_ja import draws, files, masking
 from bert_ja.cli import StageError, say
 from bert_ja.encoding import memory_map
 from bert_ja.handover import Handover, Slot
-from bert_ja.masking import MaskingRule
+from bert_ja.masking import FallingRate, MaskingRule
 from bert_ja.samples import NOT_MASKED, gather
 from bert_ja.tokenization import Vocabulary
 from bert_ja.workers import available_cores, ordered_map
@@ -512,6 +512,7 @@ class Batches:
     rank: int = 0
     world_size: int = 1
     in_rows: bool = True  # whether batches have what attention.rows needs
+    falling: FallingRate | None = None  # of the run, in place of the rule's mlm_probability
 
     def __post_init__(self):
         self.sources = [self.sources] if isinstance(self.sources, Columns) else list(self.sources)
@@ -522,7 +523,8 @@ class Batches:
                 "fewer devices, or on more text"
             )
         self.order = Order(sizes, self.shares or [float(size) for size in sizes], self.seed, self.shuffle)
-        self._predicted: tuple[range, int] = range(0), 0  # of the last optimizer step asked for
+        # Of the last optimizer step asked for: its places, its rate, and what is predicted of them.
+        self._predicted: tuple[range, float, int] = range(0), 0.0, 0
 
     def __len__(self) -> int:
         return self.count()
@@ -542,33 +544,53 @@ class Batches:
         end = skipped + last * size if last < self.count(skipped) else len(self.order)
         return range(begin + skipped + first * size, begin + end)
 
+    @property
+    def step_size(self) -> int:
+        """Samples of an optimizer step, on all ranks together."""
+        return self.batch_size * self.accumulate * self.world_size
+
+    @property
+    def highest_rate(self) -> float:
+        """The largest mlm_probability that a step may have."""
+        return max(self.falling.first, self.falling.last) if self.falling else self.rule.mlm_probability
+
+    def rule_of(self, epoch: int, number: int, skipped: int = 0) -> MaskingRule:
+        """How an optimizer step is masked: a rate that falls is that of its number in the run."""
+        if self.falling is None:
+            return self.rule
+        done = -(-max(0, skipped) // self.step_size)
+        return replace(self.rule, mlm_probability=self.falling.at(epoch, done + number))
+
     def draw(self, epoch: int, number: int, skipped: int = 0) -> dict[str, np.ndarray | int]:
         """A batch but for what attention needs."""
         first = number - number % self.accumulate
-        packed, places = self._draw(epoch, number, skipped), self._places(epoch, number, number + 1, skipped)
+        rule = self.rule_of(epoch, number // self.accumulate, skipped)
+        packed, places = self._draw(epoch, number, skipped, rule), self._places(epoch, number, number + 1, skipped)
         step = self._places(epoch, first, first + self.accumulate, skipped)
         alone = self.world_size == 1 and step == places
-        predicted = len(packed["mlm_positions"]) if alone else self._step_predicted(step)
+        predicted = len(packed["mlm_positions"]) if alone else self._step_predicted(step, rule.mlm_probability)
         return packed | {"step_predicted": predicted, "step_samples": len(step)}
 
     def step(self, epoch: int, number: int, skipped: int = 0) -> Step:
         """An optimizer step, as tensors."""
         first = number * self.accumulate
         last = min(first + self.accumulate, self.count(skipped))
-        drawn = [self._draw(epoch, batch, skipped) for batch in range(first, last)]
+        rule = self.rule_of(epoch, number, skipped)
+        drawn = [self._draw(epoch, batch, skipped, rule) for batch in range(first, last)]
         places = self._places(epoch, first, last, skipped)
         alone = self.world_size == 1
-        predicted = sum(len(batch["mlm_positions"]) for batch in drawn) if alone else self._step_predicted(places)
+        own = sum(len(batch["mlm_positions"]) for batch in drawn)
+        predicted = own if alone else self._step_predicted(places, rule.mlm_probability)
         facts = {"step_predicted": predicted, "step_samples": len(places), "consumed": places.stop}
         batches = [self.for_attention(batch) | facts for batch in drawn]
         tokens = sum(len(batch["input_ids"]) for batch in drawn) if alone else self._step_tokens(places)
         return Step.of(batches, Counts.of(batches, len(places), tokens))
 
-    def _draw(self, epoch: int, number: int, skipped: int) -> dict[str, np.ndarray]:
+    def _draw(self, epoch: int, number: int, skipped: int, rule: MaskingRule) -> dict[str, np.ndarray]:
         """What this rank has of a batch."""
         places = self._places(epoch, number, number + 1, skipped)
         parts = [len(places) * rank // self.world_size for rank in (self.rank, self.rank + 1)]
-        return self._pack(self.order.draw(np.arange(places.start + parts[0], places.start + parts[1])))
+        return self._pack(self.order.draw(np.arange(places.start + parts[0], places.start + parts[1])), rule)
 
     def for_attention(self, batch: dict[str, np.ndarray]) -> dict:
         """A batch with what attention needs of its samples."""
@@ -578,9 +600,9 @@ class Batches:
             batch["places"], batch["rows"] = attention_rows(lengths.astype(np.int64))
         return batch
 
-    def _pack(self, drawn: list[Drawn]) -> dict[str, np.ndarray]:
+    def _pack(self, drawn: list[Drawn], rule: MaskingRule) -> dict[str, np.ndarray]:
         """The samples of a batch, masked, in one row; those of one file and pass stand together."""
-        parts = [self._part(part) for part in drawn]
+        parts = [self._part(part, rule) for part in drawn]
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]} if len(parts) > 1 else {}
         whole = joined or parts[0]
         lengths = whole.pop("lengths")
@@ -592,14 +614,14 @@ class Batches:
             "mlm_positions": whole["mlm_positions"] + shift,  # (predicted,)
         }
 
-    def _part(self, drawn: Drawn) -> dict[str, np.ndarray]:
+    def _part(self, drawn: Drawn, rule: MaskingRule) -> dict[str, np.ndarray]:
         """Samples of one file, masked."""
         columns, samples = self.sources[drawn.source], drawn.samples
         starts = columns.starts(samples)
         lengths = columns.ends[samples] - starts
         cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
         ids = gather(columns.ids, starts, lengths).astype(np.int64)
-        masked = self._mask(drawn, ids, starts, lengths, cu_seqlens)
+        masked = self._mask(drawn, ids, starts, lengths, cu_seqlens, rule)
         place = np.arange(cu_seqlens[-1]) - np.repeat(cu_seqlens[:-1], lengths)
         arrays = {
             "lengths": lengths,  # (samples,)
@@ -617,22 +639,28 @@ class Batches:
         return draws.numbers(draws.key(self.seed, "mask", drawn.source, drawn.epoch), drawn.samples)
 
     def _mask(
-        self, drawn: Drawn, ids: np.ndarray, starts: np.ndarray, lengths: np.ndarray, cu_seqlens: np.ndarray
+        self,
+        drawn: Drawn,
+        ids: np.ndarray,
+        starts: np.ndarray,
+        lengths: np.ndarray,
+        cu_seqlens: np.ndarray,
+        rule: MaskingRule,
     ) -> masking.MaskedBatch:
         columns = self.sources[drawn.source]
         if not columns.masked:
             words = gather(columns.word_starts, starts, lengths) if columns.whole_words else None
-            return masking.mask(ids, cu_seqlens, self._streams(drawn), self.vocabulary, self.rule, words)
+            return masking.mask(ids, cu_seqlens, self._streams(drawn), self.vocabulary, rule, words)
         begins, counts = columns.labelled(drawn.samples)
         positions = gather(columns.label_positions, begins, counts) + np.repeat(cu_seqlens[:-1], counts)
         return masking.MaskedBatch(ids, positions, gather(columns.label_ids, begins, counts).astype(np.int64))
 
-    def _step_predicted(self, places: range) -> int:
+    def _step_predicted(self, places: range, rate: float) -> int:
         """Predicted positions of an optimizer step on all ranks; the last one asked for is remembered."""
-        if self._predicted[0] != places:
+        if self._predicted[:2] != (places, rate):
             drawn = self.order.draw(np.arange(places.start, places.stop))
-            self._predicted = places, sum(self._count_predicted(part) for part in drawn)
-        return self._predicted[1]
+            self._predicted = places, rate, sum(self._count_predicted(part, rate) for part in drawn)
+        return self._predicted[2]
 
     def _step_tokens(self, places: range) -> int:
         """Tokens of an optimizer step on all ranks."""
@@ -640,14 +668,14 @@ class Batches:
         sources = ((self.sources[part.source], part.samples) for part in drawn)
         return int(sum((columns.ends[samples] - columns.starts(samples)).sum() for columns, samples in sources))
 
-    def _count_predicted(self, drawn: Drawn) -> int:
+    def _count_predicted(self, drawn: Drawn, rate: float) -> int:
         """How many positions of these samples are predicted."""
         columns, samples = self.sources[drawn.source], drawn.samples
         if columns.masked:
             return int(columns.labelled(samples)[1].sum())
         starts = columns.starts(samples)
         lengths = columns.ends[samples] - starts
-        cu_seqlens, rate = np.concatenate([[0], np.cumsum(lengths)]), self.rule.mlm_probability
+        cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
         ids = gather(columns.ids, starts, lengths)
         if columns.whole_words:
             words = gather(columns.word_starts, starts, lengths)
@@ -712,8 +740,7 @@ class EpochSampler(torch.utils.data.Sampler):
     @property
     def done(self) -> int:
         """Optimizer steps of the epoch that were done before."""
-        step = self.batches.batch_size * self.batches.accumulate * self.batches.world_size
-        return -(-max(0, self.skipped) // step)
+        return -(-max(0, self.skipped) // self.batches.step_size)
 
     def __len__(self) -> int:
         return self.batches.steps(self.skipped)

@@ -52,7 +52,7 @@ MODEL = _kept(
 )
 SETTINGS = _kept(
     *("samples_per_step", "gradient_clip_val", "precision", "seed", "data_seed"),
-    *("mlm_probability", "mask_replace_prob", "random_replace_prob"),
+    *("mlm_probability", "mlm_probability_end", "mask_replace_prob", "random_replace_prob"),
 )
 PARITY = _kept("lines", "with_mask", "pairs", "truncated", "alone", "differences") | {"known_differences": COUNTS}
 GATE = {  # what an export answered

@@ -40,6 +40,25 @@ class MaskingRule:
 
 
 @dataclass(frozen=True)
+class FallingRate:
+    """mlm_probability of each optimizer step: linear from `first` at the first one to `last` at the last one.
+
+    Many masks at first and fewer at the end: Yang et al. 2023, "Learning better masking for better language model
+    pre-training"; Ankner et al. 2023, "Dynamic masking rate schedules for MLM pretraining".
+    """
+
+    first: float
+    last: float
+    steps: int  # optimizer steps of the run
+    steps_per_epoch: int
+
+    def at(self, epoch: int, step: int) -> float:
+        """Of a step of an epoch, both counted from 0; 0.3 to 0.15 in 4 steps: 0.3, 0.25, 0.2, 0.15."""
+        number = min(epoch * self.steps_per_epoch + step, self.steps - 1)
+        return self.first + (self.last - self.first) * number / max(1, self.steps - 1)
+
+
+@dataclass(frozen=True)
 class MaskedBatch:
     """A packed batch after corruption. `positions` index the packed row and increase."""
 

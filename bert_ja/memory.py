@@ -51,7 +51,7 @@ def step_of(lengths: np.ndarray, batches: Batches) -> Step:
 
     It predicts an eighth more of them than usual, and one for each sample, as short samples do.
     """
-    vocabulary, rate = batches.vocabulary, batches.rule.mlm_probability
+    vocabulary, rate = batches.vocabulary, batches.highest_rate
     cu_seqlens = np.concatenate([[0], np.cumsum(lengths)])
     tokens = int(cu_seqlens[-1])
     predicted = np.arange(min(tokens, round(1.125 * rate * tokens) + len(lengths)))

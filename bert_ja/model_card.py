@@ -398,8 +398,10 @@ def _masking(settings: dict) -> str | None:
     if "mlm_probability" not in settings:
         return None
     chosen, mask, random = (settings[n] for n in ("mlm_probability", "mask_replace_prob", "random_replace_prob"))
+    last = settings.get("mlm_probability_end")
+    share = f"{chosen:.1%}" if last is None else f"{chosen:.1%} (at the first step, linearly to {last:.1%} at the last)"
     return (
-        f"{chosen:.1%} of the tokens, of which {mask:.1%} became the mask, {random:.1%} a random token, and the others "
+        f"{share} of the tokens, of which {mask:.1%} became the mask, {random:.1%} a random token, and the others "
         "stayed"
     )
 
@@ -412,7 +414,7 @@ def _training_values(facts: Facts) -> Iterator[tuple[str, str | None]]:
     yield "samples_per_step", _count(settings.get("samples_per_step"))
     unknown = NOT_ASKED if facts.private else None
     yield "seen", f"{seen['samples']:,} samples, {seen['tokens']:,} tokens" if seen else unknown
-    decay = f", weight decay {options['weight_decay']}" if options.get("optimizer") == "adamw" else ""
+    decay = f", weight decay {options['weight_decay']}" if options.get("optimizer") in ("adamw", "muon") else ""
     yield "optimizer", f"{options['optimizer']}{decay}" if options.get("optimizer") else None
     yield "learning_rate", _learning_rate(options)
     dropout, attention = options.get("hidden_dropout_prob"), options.get("attention_probs_dropout_prob")

@@ -22,13 +22,13 @@ from transformers import (
     get_linear_schedule_with_warmup,
 )
 
-from bert_ja import attention, continuing, draws, monitoring
+from bert_ja import attention, continuing, draws, monitoring, muon
 from bert_ja.cli import StageError
 from bert_ja.dataset import Step
 from bert_ja.graphs import Graphs
 from bert_ja.samples import NOT_MASKED
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "muon": muon.Muon}
 SCHEDULES = {
     "constant": get_constant_schedule_with_warmup,
     "linear": get_linear_schedule_with_warmup,
@@ -101,8 +101,9 @@ class BertPretraining(pl.LightningModule):
         lr: Learning rate after the warm-up.
         num_warmup_steps: Optimizer steps over which the learning rate rises from 0 to lr.
         lr_schedule: After the warm-up, "constant", or "linear" or "cosine" to zero at the last step.
-        optimizer: "adam" as published, or "adamw" (weight decay spares biases and LayerNorm).
-        weight_decay: Weight decay of adamw.
+        optimizer: "adam" as published; "adamw" (weight decay spares biases and LayerNorm); or "muon" for the matrices
+            of the layers and adamw for the rest, with one lr and weight decay for both.
+        weight_decay: Weight decay of adamw and muon.
         max_nonfinite_steps: Optimizer steps in a row whose loss or gradient is not finite, after which training stops;
             each of them is skipped and counted.
         attention_backend: "varlen" or "rows" instead of the best one for the device.
@@ -484,11 +485,22 @@ class BertPretraining(pl.LightningModule):
             {"params": spared, "weight_decay": 0.0},
         ]
 
+    def _groups_with_muon(self) -> list[dict]:
+        """The same with the matrices of the layers in a group of their own, in front."""
+        decayed, spared = self._parameter_groups()
+        layers = set(self.model.bert.encoder.parameters())
+        matrices, others = (
+            decayed | {"params": [p for p in decayed["params"] if (p in layers) == inside]} for inside in (True, False)
+        )
+        return [matrices | {muon.MATRICES: True}, others | {muon.MATRICES: False}, spared | {muon.MATRICES: False}]
+
     def new_optimizer(self) -> torch.optim.Optimizer:
         """Fused: one kernel on a GPU, a quarter of the time on a CPU, and it can skip a step without being asked."""
         options = self.hparams
-        parameters = self.parameters() if options.optimizer == "adam" else self._parameter_groups()
-        return OPTIMIZERS[options.optimizer](parameters, lr=options.lr, fused=True)
+        parameters = {"adam": self.parameters, "muon": self._groups_with_muon}.get(
+            options.optimizer, self._parameter_groups
+        )
+        return OPTIMIZERS[options.optimizer](parameters(), lr=options.lr, fused=True)
 
     def require_schedule(self, steps: float) -> None:
         """Refuse a schedule that a run of so many optimizer steps (math.inf: without an end) cannot have."""

@@ -30,6 +30,7 @@ SETTINGS = {
     "gradient_clip_val": "trainer.gradient_clip_val",
     "data_seed": "data.seed",
     "mlm_probability": "data.mlm_probability",
+    "mlm_probability_end": "data.mlm_probability_end",
     "mask_replace_prob": "data.mask_replace_prob",
     "random_replace_prob": "data.random_replace_prob",
 }
@@ -104,7 +105,7 @@ def _differences(checkpoint: dict, model: dict, facts: dict) -> Iterator[str]:
     for name in sorted(set(model) & set(trained) - FREE):
         if model[name] != trained[name]:
             yield f"model.{name} was {trained[name]!r} and is {model[name]!r}"
-    before, now = checkpoint["provenance"].get("settings", {}), facts["settings"]
+    before, now = {"mlm_probability_end": None} | checkpoint["provenance"].get("settings", {}), facts["settings"]
     for name, option in SETTINGS.items():
         if name in before and before[name] != now[name]:
             yield f"{option} was {before[name]!r} and is {now[name]!r}"

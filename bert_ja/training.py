@@ -31,7 +31,7 @@ from bert_ja import cli, continuing, devices, files, loss_curve, monitoring, sam
 from bert_ja.callbacks import EndTogether, ModelCheckpoint, ProgressBar, Resumption, WholeCheckpointIO
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, EpochSampler, StepDataset
-from bert_ja.masking import MaskingRule
+from bert_ja.masking import FallingRate, MaskingRule
 from bert_ja.pretraining import ATTENTION, OPTIMIZERS, SCHEDULES, BertPretraining
 
 RUNS = Path("lightning_logs")
@@ -64,6 +64,8 @@ class PretrainingData(pl.LightningDataModule):
         num_workers: Processes that build batches ahead; 0 builds them in the training process.
         seed: Number that fixes the order of the samples and their masks.
         mlm_probability: Share of a sample's tokens that are selected.
+        mlm_probability_end: That share at the last optimizer step, where it changes from step to step, linearly, from
+            mlm_probability at the first one; the same all along when not given.
         mask_replace_prob: Share of the selected tokens that become [MASK].
         random_replace_prob: Share of the selected tokens that become a random token; the others stay.
         ignore_records: True takes samples without a record, or of another size than it says.
@@ -82,6 +84,7 @@ class PretrainingData(pl.LightningDataModule):
         num_workers: int = 1,
         seed: int = 1000,
         mlm_probability: float = 0.15,
+        mlm_probability_end: float | None = None,
         mask_replace_prob: float = 0.8,
         random_replace_prob: float = 0.1,
         ignore_records: bool = False,
@@ -105,14 +108,21 @@ class PretrainingData(pl.LightningDataModule):
         self.accumulate = 1  # batches an optimizer step, trainer.accumulate_grad_batches
         self.consumed = 0  # samples that an earlier part of the run trained on
         self.rule = MaskingRule(mlm_probability, mask_replace_prob, random_replace_prob)
+        self.mlm_probability_end = mlm_probability_end
+        self.steps: int | None = None  # optimizer steps of the run; see `plan_masks`
         if tokenizer_model is None:
             raise StageError("data.tokenizer_model is not set: name the folder that train_tokenizer.py wrote")
         if batch_size < 1 or num_workers < 0:
             raise StageError(
                 f"data.batch_size must be 1 or more and data.num_workers 0 or more, got {batch_size} and {num_workers}"
             )
-        if problems := [problem for problem, right in self.rule.problems("data.").items() if not right]:
-            raise StageError("; ".join(problems))
+        problems = self.rule.problems("data.") | {
+            f"data.mlm_probability_end must lie between 0 and 1, got {mlm_probability_end}": (
+                mlm_probability_end is None or 0 < mlm_probability_end < 1
+            )
+        }
+        if wrong := [problem for problem, right in problems.items() if not right]:
+            raise StageError("; ".join(wrong))
         self.prompts = prompts
         monitoring.require_prompts(prompts)
         self.vocabulary = tokenization.vocabulary(tokenizer_model, self.is_private())
@@ -210,6 +220,29 @@ class PretrainingData(pl.LightningDataModule):
         require_types(list(self.shares[part]), columns, options.type_vocab_size)
         return columns
 
+    def plan_masks(self, steps: int | None) -> None:
+        """Take the optimizer steps of the run (None: without an end) for a masking rate that changes with them.
+
+        Raises StageError where it cannot change: in a run without an end, in samples that are masked already.
+        """
+        self.steps = steps
+        if self.mlm_probability_end is None:
+            return
+        if steps is None:
+            raise StageError("data.mlm_probability_end needs a last step: set trainer.max_steps or trainer.max_epochs")
+        for path, columns in zip(self.shares["train"], self._columns["train"], strict=True):
+            if columns.masked:
+                raise StageError(
+                    f"{path} is masked once and for all, so data.mlm_probability_end would change nothing: make it "
+                    "with --get_raw False, or leave that key out"
+                )
+
+    def falling_rate(self) -> FallingRate | None:
+        """The masking rate of a run whose steps are known, None where it stays the same."""
+        if self.mlm_probability_end is None:
+            return None
+        return FallingRate(self.rule.mlm_probability, self.mlm_probability_end, self.steps, self.steps_per_epoch())
+
     def batches(self) -> Batches:
         """The training batches."""
         return self._loader(self._samples("train"), list(self.shares["train"].values()), shuffle=True).dataset.batches
@@ -227,6 +260,7 @@ class PretrainingData(pl.LightningDataModule):
             rank=self.trainer.global_rank,
             world_size=self.trainer.world_size,
             in_rows=self.trainer.lightning_module.backend == "rows",
+            falling=self.falling_rate() if shuffle else None,
         )
         sampler = EpochSampler(batches)
         if shuffle:
@@ -829,7 +863,8 @@ def settings(config, trainer: pl.Trainer) -> dict:
         "precision": str(trainer.precision),
         "seed": config.seed_everything,
         "data_seed": config.data.seed,
-        **{name: config.data[name] for name in ("mlm_probability", "mask_replace_prob", "random_replace_prob")},
+        **{name: config.data[name] for name in ("mlm_probability", "mlm_probability_end")},
+        **{name: config.data[name] for name in ("mask_replace_prob", "random_replace_prob")},
     }
 
 

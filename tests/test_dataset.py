@@ -25,7 +25,7 @@ from transformers import BertConfig, BertForPreTraining
 from bert_ja import dataset, files
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, Counts, EpochSampler, Order, Step, StepDataset
-from bert_ja.masking import MaskingRule
+from bert_ja.masking import FallingRate, MaskingRule
 from bert_ja.pretraining import BertPretraining
 from bert_ja.tokenization import Vocabulary
 
@@ -996,6 +996,34 @@ def test_every_batch_knows_the_totals_of_its_whole_optimizer_step(case, world_si
                 samples = sum(len(batch["cu_seqlens"]) - 1 for batch in step)
                 assert {int(batch["step_predicted"]) for batch in step} == {predicted}
                 assert {int(batch["step_samples"]) for batch in step} == {samples}
+
+
+# A masking rate that falls
+
+
+@pytest.mark.parametrize("kind", ["pairs", "pairs of words"])
+def test_a_falling_rate_is_that_of_the_step_however_it_is_cut_and_wherever_it_begins(kind):
+    """5 steps of 8 samples an epoch, of which the run takes 4, in two epochs and a half: 0.6 to 0.1 in 10 steps."""
+    columns = in_memory(ragged(34, 8, **KINDS[kind]))
+    rates = {(epoch, step): 0.6 - 0.5 * (4 * epoch + step) / 9 for epoch in range(3) for step in range(4)}
+    falling = FallingRate(0.6, 0.1, 10, 4)
+    for (epoch, step), rate in list(rates.items())[:10]:
+        constant = batches(columns, batch_size=8, rule=MaskingRule(rate)).draw(epoch, step)
+        whole = batches(columns, batch_size=8, falling=falling)
+        drawn = whole.draw(epoch, step)
+        assert {name: np.asarray(value).tolist() for name, value in drawn.items()} == {
+            name: np.asarray(value).tolist() for name, value in constant.items()
+        }
+        for cut in (whole, batches(columns, batch_size=2, accumulate=4, falling=falling)):
+            for key in ((epoch, step, 0), (epoch, 0, 8 * step)):
+                parts = cut.step(*key).micro_batches()
+                assert {part["step_predicted"] for part in parts} == {drawn["step_predicted"]}
+                assert torch.cat([part["mlm_labels"] for part in parts]).tolist() == drawn["mlm_labels"].tolist()
+        parts = [rank.draw(epoch, step) for rank in ranks(columns, 2, batch_size=4, falling=falling)]
+        assert np.concatenate([part["mlm_labels"] for part in parts]).tolist() == drawn["mlm_labels"].tolist()
+        assert {part["step_predicted"] for part in parts} == {drawn["step_predicted"]}
+    assert falling.at(2, 3) == falling.at(2, 1) == pytest.approx(0.1)  # asked for behind the last step
+    assert FallingRate(0.3, 0.15, 1, 1).at(0, 0) == 0.3
 
 
 # Going on

@@ -1,5 +1,7 @@
 """The trial of the largest micro-batch: how large it is made, that it runs, and what is said where it does not fit."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import pytorch_lightning as pl
@@ -8,6 +10,7 @@ import torch
 from bert_ja import files, memory, tokenization
 from bert_ja.cli import StageError
 from bert_ja.dataset import Batches, Columns, Step
+from bert_ja.masking import FallingRate, MaskingRule
 from bert_ja.pretraining import BertPretraining
 
 
@@ -48,6 +51,15 @@ def test_a_trial_trains_on_it_and_changes_nothing(batches):
     usual = batches.step(0, 0).micro_batches()[0]
     assert len(batch["mlm_labels"]) / len(batch["input_ids"]) > len(usual["mlm_labels"]) / len(usual["input_ids"])
     assert set(usual) - set(batch) == {"step_predicted", "step_samples", "consumed"}
+
+
+def test_the_trial_is_made_at_the_highest_rate_that_a_run_will_mask_at(batches):
+    lengths = memory.largest_lengths(batches.sources, 24)
+    for first, last in ((0.4, 0.1), (0.1, 0.4)):
+        falling = dataclasses.replace(batches, falling=FallingRate(first, last, 10, 10))
+        constant = dataclasses.replace(batches, rule=MaskingRule(0.4))
+        assert len(memory.step_of(lengths, falling).numbers) == len(memory.step_of(lengths, constant).numbers)
+        assert len(memory.step_of(lengths, falling).numbers) > len(memory.step_of(lengths, batches).numbers)
 
 
 def room_for(samples: int):

@@ -453,6 +453,17 @@ def test_settings_of_the_run_where_the_record_has_them():
     assert model_card.unknown(facts) == ["masking", "seed"]  # not the clipping, which there was none of
 
 
+def test_a_masking_rate_that_fell_is_said_with_both_its_ends():
+    settings = {"mlm_probability": 0.3, "mlm_probability_end": 0.15, "mask_replace_prob": 0.8}
+    facts = with_training(settings=settings | {"random_replace_prob": 0.1})
+    assert (
+        "- Masked: 30.0% (at the first step, linearly to 15.0% at the last) of the tokens, of which 80.0% became the "
+        "mask, 10.0% a random token, and the others stayed"
+    ) in section(facts, "Training").splitlines()
+    constant = with_training(settings=facts.training["settings"] | {"mlm_probability_end": None})
+    assert "- Masked: 30.0% of the tokens, of which" in section(constant, "Training")
+
+
 def test_the_model_that_was_continued_is_named_first_with_its_licence():
     continued = {"name": "bert-base-japanese-v3", "license": "apache-2.0", "weights": [], "corpus": None}
     facts = with_training(continued_from=continued)

@@ -312,6 +312,31 @@ def test_a_run_in_steps_validates_at_them_and_goes_on_so(here):
     assert steps_of(here / "lightning_logs" / "version_0") == [10, 15, 17]
 
 
+def test_a_falling_masking_rate_and_muon_go_on_as_if_nothing_had_been(here):
+    """Over a kill in the second epoch: the rate of each step, and the momenta and moments of both optimizers."""
+    options = ("--config", "own.yaml", *OPTIONS, "--data.mlm_probability", 0.5, "--data.mlm_probability_end", 0.05)
+    options += ("--model.optimizer", "muon", "--model.lr_schedule", "linear")
+    assert train(here, *options, "--trainer.default_root_dir", "whole") == 0
+    kill = {"prepare": lambda: end_at(BertPretraining, "_update", 12, signal.SIGKILL)}
+    assert train(here, *options, **kill) == -signal.SIGKILL
+    assert train(here, "--resume", *OTHER_WORKERS) == 0
+    run, whole = (here / folder / "lightning_logs" / "version_0" for folder in (".", "whole"))
+    assert curves(run) == curves(whole)
+    ours, uninterrupted = (training.load_checkpoint(each / "checkpoints" / "last.ckpt") for each in (run, whole))
+    for name, tensor in uninterrupted["state_dict"].items():
+        assert torch.equal(ours["state_dict"][name], tensor), name
+    (state,) = uninterrupted["optimizer_states"]
+    kinds = [group["muon"] for group in state["param_groups"]]
+    assert kinds == [True, False, False]
+    found = [set(state["state"][group["params"][0]]) for group in state["param_groups"]]
+    assert found == [{"momentum_buffer"}, *[{"step", "exp_avg", "exp_avg_sq"}] * 2]
+    settings = uninterrupted["provenance"]["settings"]
+    assert (settings["mlm_probability"], settings["mlm_probability_end"]) == (0.5, 0.05)
+    assert "data.mlm_probability_end was 0.05 and is None" in refused(
+        "--resume", "--data.mlm_probability_end", "null", "--trainer.max_epochs", 3
+    )
+
+
 def test_micro_batches_may_be_cut_in_another_way(place, here):
     """16 x 1 instead of 8 x 2: the same samples a step, and losses that differ by rounding only."""
     shutil.copytree(place / "lightning_logs", here / "lightning_logs")

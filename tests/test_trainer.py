@@ -49,6 +49,7 @@ def test_a_checkpoint_says_where_it_comes_from(work, run):
         "seed": 1000,
         "data_seed": 1000,
         "mlm_probability": 0.15,
+        "mlm_probability_end": None,
         "mask_replace_prob": 0.8,
         "random_replace_prob": 0.1,
     }

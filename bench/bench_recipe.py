@@ -1,0 +1,498 @@
+"""Which choices of a recipe make the better model in the same time, beside the noise of several seeds?
+
+Trains a small model by each of recipes.VARIANTS, as a user does, and measures bits per character of a held-out text
+(evaluate_text.py) and JSTS (evaluate_jglue.py). Each run is added to --output_file as it ends; those that stand there
+are not repeated, and one that was ended starts over, or with its measures where it was trained:
+
+    python3 bench/bench_recipe.py --jglue_dir data/jglue --output_file bench/results/recipe.json
+
+Equal wall time, exactly: on a shared machine a clock would give one variant more steps than another by chance. So the
+time of an optimizer step is measured first, of all variants in turn, in one process, in several rounds; what counts is
+the median of its ratio to the baseline's in the same round. This is done once a machine and kept with the results. Each
+variant then trains for as many optimizer steps as take as long as the baseline's in --minutes, by these ratios: so they
+are known before a run, as its schedule needs, a run can be repeated, and several go on side by side. A step has equally
+many tokens in all variants but those that change just that. Making samples, drawing them (which a process of its own
+does in a long run) and validation do not count.
+"""
+
+import contextlib
+import datetime
+import fcntl
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from bert_ja import cli  # before torch, which reads what it sets in the environment
+
+# isort: split
+import torch
+import yaml
+
+from bench import fits, recipes, runs, training_parts
+from bert_ja import files, tokenization, training
+from bert_ja.dataset import Columns
+
+ROOT = Path(__file__).resolve().parents[1]
+LEAST = {"minutes": 0.01, "threads": 1, "max_sentences": 1, "max_seq_len": 16, "step_tokens": 64, "rounds": 1}
+LEAST |= {"timed_steps": 1}
+FEWEST = 4  # optimizer steps of a run
+JGLUE = {"tasks": "jsts", "quick": True, "learning_rates": "3e-4", "epochs": 2}
+MEASURES = {"bits_per_character": "bits/character", "jsts_spearman": "JSTS Spearman"}
+ABOUT = (
+    "steps: as many as take as long as the baseline's in the budget, by the median ratio of the times of their steps "
+    "in the same round; all variants in turn in one process, the first step of each not counted",
+    "runs: trainer.py, the seed is that of weights, dropout, order and masks; the samples are the same for all seeds",
+    "bits/character: evaluate_text.py on the held-out text, less is better; JSTS Spearman: evaluate_jglue.py, a short "
+    "fine-tuning, more is better",
+    "difference: mean and standard deviation, over the seeds that both have, of a variant's run less the baseline's "
+    "with the same seed",
+)
+
+
+# What was measured before
+
+
+class Results:
+    """The comparisons of a file, of which one has the settings of this call; several processes may add to it."""
+
+    def __init__(self, path: Path, settings: dict, facts: dict):
+        self.path, self.settings, self.facts = path, settings, facts
+
+    def _read(self) -> tuple[list[dict], dict]:
+        """(all comparisons, the one with these settings, new where there is none)."""
+        studies = read_studies(self.path)
+        for study in studies:
+            if study["settings"] == self.settings:
+                return studies, study
+        new = self.facts | {"settings": self.settings, "step": None, "runs": []}
+        return [*studies, new], new
+
+    @property
+    def study(self) -> dict:
+        return self._read()[1]
+
+    @contextlib.contextmanager
+    def changing(self) -> Iterator[dict]:
+        """The comparison, to be changed by one process at a time; written whole or not at all."""
+        with alone(self.path.absolute().parent):
+            studies, study = self._read()
+            yield study
+            files.write_bytes(self.path, (json.dumps(studies, ensure_ascii=False, indent=1) + "\n").encode())
+
+    def has(self, name: str, seed: int) -> bool:
+        """Whether a run of this very variant stands there."""
+        return any((run["variant"], run["seed"]) == (name, seed) for run in current(self.study))
+
+
+def read_studies(path: Path) -> list[dict]:
+    """The comparisons of a file, [] where there is none. Raises StageError for a file of another kind."""
+    if not path.exists():
+        return []
+    try:
+        studies = json.loads(path.read_bytes())
+    except ValueError:
+        studies = None
+    fields = {"settings", "step", "runs"}
+    if not isinstance(studies, list) or not all(isinstance(study, dict) and fields <= set(study) for study in studies):
+        raise cli.StageError(f"{path} holds no comparisons of recipes: name another --output_file")
+    return studies
+
+
+def current(study: dict) -> list[dict]:
+    """The runs of variants that are still what they were."""
+    known = {name: plain(variant.options()) for name, variant in recipes.VARIANTS.items()}
+    return [run for run in study["runs"] if run["options"] == known.get(run["variant"])]
+
+
+def plain(value: dict) -> dict:
+    """As JSON gives it back."""
+    return json.loads(json.dumps(value))
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process of this bench is in such a block of this folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
+
+
+# Stages
+
+
+def run_stage(command: list[str], cwd: Path, threads: int, output: Path | None = None) -> None:
+    """Run a script of the repository as a user does, with so many threads; what it prints goes to `output`.
+
+    Raises StageError with its last line when it fails; all that it said stands in stage.log of `cwd`.
+    """
+    variables = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
+    environment = os.environ | variables | {cli.PARENT: str(os.getpid())}
+    log = cwd / "stage.log"
+    with open(log, "wb") as said, open(output or os.devnull, "wb") as printed:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=said
+        )
+    if done.returncode:
+        reason = runs.last_line(log.read_text(encoding="utf-8", errors="replace"))
+        raise cli.StageError(
+            f"{runs.as_typed(command)} ended with exit code {done.returncode} ({reason}): see {log}, mend that, and "
+            "run this again"
+        )
+
+
+def options_of(given: dict) -> list[str]:
+    """{"a": 1} -> ["--a", "1"]"""
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
+
+
+def is_made(samples: Path, part: str, settings: dict) -> bool:
+    """Whether samples stand there, and are of the text, tokenizer and length of this comparison."""
+    record = files.read_record(samples) or {"inputs": [], "tokenizer": None, "options": {"max_seq_len": None}}
+    found = [file["sha256"] for file in record["inputs"]], record["tokenizer"], record["options"]["max_seq_len"]
+    return found == ([settings["texts"][part]["sha256"]], settings["tokenizer"], settings["max_seq_len"])
+
+
+def prepare_samples(
+    variant: recipes.Variant, folder: Path, texts: dict[str, Path], given: dict, settings: dict
+) -> None:
+    """Make train.jsonl and valid.jsonl of a variant, in a folder of their own, where they do not stand there."""
+    place = folder / "samples" / recipes.samples_name(variant)
+    place.mkdir(parents=True, exist_ok=True)
+    for part, raw in (("train", False), ("valid", True)):
+        made = place / f"{part}.jsonl"
+        options = {"filename": texts[part].absolute(), "tokenizer_model": Path(given["tokenizer_model"]).absolute()}
+        options |= {"max_seq_len": given["max_seq_len"], "get_raw": raw, "output_file": made, **variant.samples}
+        options |= {"num_workers": given["threads"]}
+        if not is_made(made, part, settings):
+            cli.say(f"making {made}")
+            run_stage([str(ROOT / "prepare_train_data.py"), *options_of(options)], place, given["threads"])
+
+
+def tokens_per_sample(samples: Path) -> float:
+    counts = files.read_record(samples / "train.jsonl")["counts"]
+    return counts["tokens"] / counts["samples"]
+
+
+def is_trained(config: dict, run: Path, last: Path) -> bool:
+    """Whether the run in this folder has all its steps, with this configuration and on these samples."""
+    if not last.exists() or yaml.safe_load((run / "config.yaml").read_text()) != config:
+        return False
+    checkpoint, train_file = training.load_checkpoint(last), config["data"]["train_file"]
+    same = checkpoint["provenance"]["samples"]["train"] == files.read_record(train_file)["outputs"][0]
+    return same and checkpoint["global_step"] == config["trainer"]["max_steps"]
+
+
+def train(config: dict, run: Path, threads: int) -> Path:
+    """The last checkpoint of a run that is trained in a folder of its own, from the beginning unless it is there."""
+    last = run / "lightning_logs" / "version_0" / "checkpoints" / "last.ckpt"
+    if is_trained(config, run, last):
+        return last
+    for name in ("lightning_logs", "jglue"):
+        shutil.rmtree(run / name, ignore_errors=True)
+    (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    run_stage([str(ROOT / "trainer.py"), "--config", "config.yaml"], run, threads)
+    return last
+
+
+def measure_text(checkpoint: Path, text: Path, max_sentences: int, threads: int) -> float:
+    """Bits per character of a held-out text, by evaluate_text.py."""
+    folder = checkpoint.parents[3]
+    options = options_of({"text_file": text.absolute(), "max_sentences": max_sentences})
+    result = folder / "text_result.json"
+    run_stage([str(ROOT / "evaluate_text.py"), str(checkpoint), *options], folder, threads, result)
+    return json.loads(result.read_bytes())["bits_per_character"]
+
+
+def measure_jsts(checkpoint: Path, jglue_dir: Path, precision: str, threads: int) -> float:
+    """Spearman correlation of JSTS after a short fine-tuning, by evaluate_jglue.py."""
+    folder = checkpoint.parents[3]
+    options = options_of(
+        {"data_dir": jglue_dir.absolute(), **JGLUE, "precision": precision, "output_dir": folder / "jglue"}
+    )
+    run_stage([str(ROOT / "evaluate_jglue.py"), "--model", str(checkpoint), *options], folder, threads)
+    result = json.loads((folder / "jglue" / "jglue.json").read_bytes())
+    return result["tasks"]["jsts"]["scores"]["spearman"]["valid"]["mean"]
+
+
+# Time
+
+
+def time_steps(chosen: list[recipes.Variant], scale: recipes.Scale, samples: list[Path], given: dict) -> dict:
+    """{cost: its seconds a step and their ratio to the baseline's of the same round}, in turn."""
+    vocabulary, measures = tokenization.vocabulary(given["tokenizer_model"]), {}
+    for variant, place in zip(chosen, samples, strict=True):
+        columns = Columns.open(place / "train.jsonl", files.read_record(place / "train.jsonl"))
+        steps = recipes.built_steps(variant, scale, columns, vocabulary, given["timed_steps"] + 1)
+        measures[recipes.cost_of(variant)] = partial(recipes.time_of, variant, scale, steps, vocabulary)
+    each = runs.in_turn(measures, given["rounds"])
+    base = each[recipes.cost_of(recipes.VARIANTS[recipes.BASELINE])]
+    return {
+        cost: {"seconds": round(statistics.median(run["seconds"] for run in found), 4)}
+        | runs.ratio(found, base, "seconds")
+        for cost, found in each.items()
+    }
+
+
+def untimed(study: dict, names: list[str]) -> list[str]:
+    """Variants, one for each cost, whose steps have no time yet."""
+    known, found = set((study["step"] or {}).get("ratios", {})), {}
+    for name in names:
+        found.setdefault(recipes.cost_of(recipes.VARIANTS[name]), name)
+    return [name for cost, name in found.items() if cost not in known]
+
+
+def ensure_times(results: Results, names: list[str], scale: recipes.Scale, folder: Path, given: dict) -> None:
+    """Measure the steps of variants that have no time yet beside the baseline's; its steps in the budget once."""
+    if missing := untimed(results.study, names):
+        timed = list(dict.fromkeys([recipes.BASELINE, *missing]))
+        chosen = [recipes.VARIANTS[name] for name in timed]
+        cli.say(f"measuring the time of a step of {', '.join(timed)}")
+        places = [folder / "samples" / recipes.samples_name(variant) for variant in chosen]
+        found = time_steps(chosen, scale, places, given)
+        with results.changing() as study:
+            base = found[recipes.cost_of(recipes.VARIANTS[recipes.BASELINE])]
+            steps = max(FEWEST, round(60 * given["minutes"] / base["seconds"]))
+            study["step"] = study["step"] or {"baseline_steps": steps, "ratios": {}}
+            study["step"]["ratios"] = found | study["step"]["ratios"]  # what is known stays
+
+
+def steps_of(study: dict, variant: recipes.Variant) -> int:
+    """Optimizer steps of a variant in the time of the baseline's: 600 at a ratio of 1.2 -> 500."""
+    return max(
+        FEWEST,
+        round(study["step"]["baseline_steps"] / study["step"]["ratios"][recipes.cost_of(variant)]["median"]),
+    )
+
+
+# One run
+
+
+def take_run(name: str, seed: int, results: Results, scale: recipes.Scale, folder: Path, texts: dict, given: dict):
+    """Train a variant with a seed, measure the model, and put the run into the results; its checkpoints go away."""
+    variant, study = recipes.VARIANTS[name], results.study
+    place, run = folder / "samples" / recipes.samples_name(variant), folder / "runs" / f"{name}-{seed}"
+    steps = steps_of(study, variant)
+    config = recipes.config(
+        variant,
+        scale,
+        place.absolute(),
+        Path(given["tokenizer_model"]).absolute(),
+        tokens_per_sample(place),
+        steps,
+        seed,
+    )
+    cli.say(f"{name}, seed {seed}: {steps:,} optimizer steps")
+    checkpoint = train(config, run, given["threads"]).absolute()
+    content = training.load_checkpoint(checkpoint)
+    (part,) = content["hardware"]
+    found = {
+        "variant": name,
+        "seed": seed,
+        "options": plain(variant.options()),
+        "samples_per_step": config["data"]["batch_size"],
+        "steps": steps,
+        "seen": content["callbacks"]["Throughput"],
+        "seconds": round(part["seconds"], 1),
+        "bits_per_character": measure_text(checkpoint, texts["test"], given["max_sentences"], given["threads"]),
+        "jsts_spearman": measure_jsts(checkpoint, Path(given["jglue_dir"]), given["precision"], given["threads"]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+    with results.changing() as study:
+        study["runs"] = [old for old in study["runs"] if (old["variant"], old["seed"]) != (name, seed)] + [found]
+    shutil.rmtree(run / "lightning_logs")
+    cli.say(f"{name}, seed {seed}: " + ", ".join(f"{what} {found[key]:.4f}" for key, what in MEASURES.items()))
+
+
+def take_runs(names: list[str], seeds: list[int], results: Results, *others) -> list[tuple[str, int]]:
+    """All runs that do not stand in the results, seed by seed; those that another process is at are left to it."""
+    left = []
+    for seed in seeds:
+        for name in names:
+            run = others[1] / "runs" / f"{name}-{seed}"
+            run.mkdir(parents=True, exist_ok=True)
+            try:
+                with files.locked(run):
+                    if not results.has(name, seed):
+                        take_run(name, seed, results, *others)
+            except files.InUse:
+                left.append((name, seed))
+    return left
+
+
+# The table
+
+
+def mean_and_sd(values: list[float]) -> tuple[float, float | None]:
+    """Of a sample; one value has no standard deviation."""
+    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def summary(study: dict) -> dict[str, dict]:
+    """{variant: runs, steps, and of each measure mean, sd, and mean and sd of the difference to the baseline}."""
+    found: dict[str, dict[int, dict]] = {}
+    for run in current(study):
+        found.setdefault(run["variant"], {})[run["seed"]] = run
+    base, rows = found.get(recipes.BASELINE, {}), {}
+    for name in filter(found.__contains__, recipes.VARIANTS):
+        by_seed = found[name]
+        rows[name] = {"runs": len(by_seed), "steps": next(iter(by_seed.values()))["steps"]}
+        for measure in MEASURES:
+            mean, sd = mean_and_sd([run[measure] for run in by_seed.values()])
+            differences = [by_seed[seed][measure] - base[seed][measure] for seed in by_seed if seed in base]
+            to_base = mean_and_sd(differences) if differences and name != recipes.BASELINE else None
+            rows[name][measure] = {"mean": mean, "sd": sd, "difference": to_base}
+    return rows
+
+
+def cell(mean: float, sd: float | None, sign: str = "") -> str:
+    return f"{mean:{sign}.4f}" + (f" ({sd:.4f})" if sd is not None else " (-)")
+
+
+def table(study: dict) -> Iterator[str]:
+    """A comparison as lines to read; sds in brackets."""
+    on, settings = study["machine"], study["settings"]
+    yield f"{on['cpu']} ({' '.join(on['flags'])}), {settings['threads']} of {on['cores']} cores, {study['date']}"
+    yield (
+        f"{settings['model']}, {settings['precision']}, {settings['step_tokens']:,} tokens a step, "
+        f"{settings['minutes']:g} min of training"
+    )
+    heads = [head for what in MEASURES.values() for head in (what, "difference")]
+    yield f"{'variant':14}{'runs':>5}{'steps':>8}" + "".join(f"{head:>18}" for head in heads)
+    for name, row in summary(study).items():
+        cells = [
+            text
+            for measure in MEASURES
+            for text in (
+                cell(row[measure]["mean"], row[measure]["sd"]),
+                cell(*row[measure]["difference"], "+") if row[measure]["difference"] else "",
+            )
+        ]
+        yield f"{name:14}{row['runs']:5}{row['steps']:8,}" + "".join(f"{text:>18}" for text in cells)
+
+
+# The command
+
+
+def check(given: dict, texts: dict[str, Path]) -> None:
+    """Refuse what cannot work, before any work."""
+    names, seeds, known = given["variants"].split(","), given["seeds"].split(","), ", ".join(recipes.VARIANTS)
+    precisions = list(fits.PRECISIONS.values())
+    wrong = {
+        f"--variants must be some of {known}, got {given['variants']}": set(names) <= set(recipes.VARIANTS),
+        f"--seeds must be whole numbers with commas, got {given['seeds']}": all(map(str.isdecimal, seeds)),
+        f"--precision must be one of {', '.join(precisions)}, got {given['precision']}": (
+            given["precision"] in precisions
+        ),
+        f"--lr must be above 0, got {given['lr']}": given["lr"] > 0,
+    }
+    for name, least in LEAST.items():
+        wrong[f"--{name} must be {least} or more, got {given[name]}"] = given[name] >= least
+    said = f"--model must be layers x width, as 4x256 (from 128 on a multiple of 64), got {given['model']}"
+    cli.require(wrong | {said: training_parts.is_model(given["model"])})
+    tokenization.vocabulary(given["tokenizer_model"])
+    for part, path in texts.items():
+        files.require_text(path, f"make it with get_jawiki.sh or prepare_corpus.py, or name another --{part}_file")
+    if not Path(given["jglue_dir"]).is_dir():
+        raise cli.StageError(f"{given['jglue_dir']} is not a folder: name that of JGLUE with --jglue_dir")
+    if Path(given["output_file"]).is_dir():
+        raise cli.StageError(f"{given['output_file']} is a folder, the name of a file is needed")
+    read_studies(Path(given["output_file"]))
+
+
+def settings_of(given: dict, texts: dict[str, Path], on: dict) -> dict:
+    """What two runs must share to be compared: all but which variants and seeds are taken, and where files stand."""
+    names = ("model", "max_seq_len", "step_tokens", "lr", "precision", "minutes", "threads", "max_sentences")
+    return plain(
+        {name: given[name] for name in names}
+        | {"texts": {part: files.describe(path) for part, path in texts.items()}}
+        | {"tokenizer": tokenization.tokenizer_facts(given["tokenizer_model"]), "jglue": JGLUE, "cpu": on["cpu"]}
+    )
+
+
+def main(
+    train_file: str = "data/train.txt",
+    valid_file: str = "data/valid.txt",
+    test_file: str = "data/test.txt",
+    tokenizer_model: str = "output/model",
+    jglue_dir: str = "data/jglue",
+    variants: str = ",".join(recipes.VARIANTS),
+    seeds: str = "1,2,3",
+    minutes: float = 3.5,
+    threads: int = 1,
+    precision: str = "32-true",
+    model: str = "4x256",
+    max_seq_len: int = 128,
+    step_tokens: int = 4096,
+    lr: float = 5e-4,
+    max_sentences: int = 300,
+    timed_steps: int = 3,
+    rounds: int = 5,
+    output_file: str = "bench/results/recipe.json",
+    work_dir: str = "recipe",
+) -> None:
+    """Compare choices of the recipe on a small model in equal time.
+
+    Args:
+        train_file: Text to train on, one sentence a line, a blank line after each document.
+        valid_file: Text whose loss is shown at the end of a run; nothing is chosen by it.
+        test_file: Held-out text of the bits per character.
+        tokenizer_model: Folder of the tokenizer, one of train_tokenizer.py.
+        jglue_dir: Folder of JGLUE, with jsts-v1.3 in it.
+        variants: Variants to compare, with commas; with the baseline among them, or in the results already.
+        seeds: Seeds of the runs, with commas; all variants with the first come first.
+        minutes: Minutes in which the baseline takes its optimizer steps, as timed at first; the others as many; what
+            measures a model comes on top.
+        threads: Threads of a run; two runs go on side by side by calling this twice.
+        precision: Precision of training and fine-tuning, 32-true or bf16-mixed; the latter is slow where the CPU has
+            neither avx512_bf16 nor amx_bf16.
+        model: Model, layers x width.
+        max_seq_len: Longest sample in tokens.
+        step_tokens: Tokens of an optimizer step, about.
+        lr: Learning rate of the baseline.
+        max_sentences: Sentences of the held-out text that are measured.
+        timed_steps: Optimizer steps of a variant that are timed in a round.
+        rounds: Rounds in which the steps of all variants are timed.
+        output_file: JSON that holds the results, and gets each run as it ends.
+        work_dir: Folder for samples and runs; a run's checkpoints are removed when it is measured.
+    """
+    given = dict(locals())  # the options by their names
+    texts = {"train": Path(train_file), "valid": Path(valid_file), "test": Path(test_file)}
+    check(given, texts)
+    training.quiet_start()
+    warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
+    torch.set_num_threads(threads)
+    folder, names, on = Path(work_dir).absolute(), variants.split(","), runs.machine()
+    facts = {
+        "command": runs.as_typed(["python3", *sys.argv]),
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "machine": on,
+        "versions": files.versions("numpy", "pytorch-lightning", "torch", "transformers"),
+        "about": ABOUT,
+    }
+    results = Results(Path(output_file), settings_of(given, texts, on), facts)
+    scale = recipes.Scale(*training_parts.size_of(model), max_seq_len, step_tokens, lr, precision)
+    with alone(folder):
+        for name in dict.fromkeys([recipes.BASELINE, *names]):
+            prepare_samples(recipes.VARIANTS[name], folder, texts, given, results.settings)
+        ensure_times(results, names, scale, folder, given)
+    left = take_runs(names, list(map(int, seeds.split(","))), results, scale, folder, texts, given)
+    if left:
+        cli.say("left to another process: " + ", ".join(f"{name} with seed {seed}" for name, seed in left))
+    print("\n".join(table(results.study)))
+
+
+if __name__ == "__main__":
+    cli.run(main)
