@@ -126,6 +126,22 @@ class SentencePieceEncoder:
         return self._spm.id_to_piece(list(range(self._spm.get_piece_size())))
 
 
+def words_of(tokenizer, line: str, tokens: int) -> list[tuple[str, int]] | None:
+    """(word, its tokens) of a line by the analyser that a tokenizer of transformers has, such as MeCab.
+
+    None where it has none, or where that gives other than `tokens` tokens.
+    """
+    special, found = tokenizer.all_special_tokens, []
+    with contextlib.suppress(AttributeError):
+        for part in re.split(f"({'|'.join(map(re.escape, special))})", line):  # as the tokenizer does at first
+            words = [part] if part in special else tokenizer.word_tokenizer.tokenize(part)
+            found += [
+                (word, 1 if word in special else len(tokenizer.subword_tokenizer.tokenize(word))) for word in words
+            ]
+        return found if sum(length for _, length in found) == tokens else None
+    return None
+
+
 class TransformersEncoder:
     """The tokenizer of a folder without spm.model, such as MeCab and WordPiece."""
 
@@ -164,15 +180,8 @@ class TransformersEncoder:
 
     def _starts(self, line: str, tokens: int) -> list[bool] | None:
         """Where words begin by the tokenizer's own analyser, if it has one: its pieces may be characters."""
-        special, starts = self._tokenizer.all_special_tokens, []
-        with contextlib.suppress(AttributeError):
-            for part in re.split(f"({'|'.join(map(re.escape, special))})", line):  # as the tokenizer does at first
-                words = [part] if part in special else self._tokenizer.word_tokenizer.tokenize(part)
-                for word in words:
-                    length = 1 if word in special else len(self._tokenizer.subword_tokenizer.tokenize(word))
-                    starts += [place == 0 for place in range(length)]
-            return starts if len(starts) == tokens else None
-        return None
+        words = words_of(self._tokenizer, line, tokens)
+        return words and [place == 0 for _, length in words for place in range(length)]
 
     def shown(self, ids: list[int]) -> list[str]:
         """Pieces of a sample, to be looked at."""
