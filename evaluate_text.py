@@ -78,7 +78,7 @@ def main(
         max_sentences: Sentences to draw from the text, and pairs of lines; none for all of them.
         seed: What is drawn depends on it and on the text alone, never on the model.
         accelerator: Device to use, auto for a GPU where there is one, or cpu, or cuda.
-        precision: What the model computes in, fp32, or on a GPU bf16 or fp16, which are faster and round more.
+        precision: What the model computes in, fp32, or bf16 or fp16, which are faster and round more (fp16 on a GPU).
         batch_tokens: Tokens a batch; changes speed and memory, not the result.
     """
     models = models or ("model",)
@@ -88,6 +88,7 @@ def main(
     from bert_ja import devices, scoring, training
 
     training.quiet_start()
+    training.quiet_loading()
     device = scoring.choose_device(accelerator, precision)
     starts = text_questions.document_starts(text)
     described, began = files.describe(text), time.monotonic()

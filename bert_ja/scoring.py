@@ -44,7 +44,7 @@ class Guesses(NamedTuple):
 def choose_device(accelerator: str, precision: str) -> torch.device:
     """The device of --accelerator auto, cpu or cuda: auto is an NVIDIA card where torch can use one.
 
-    Raises StageError where there is none, and for a half precision on a CPU, where it is slow or not there.
+    Raises StageError where there is none, and for a half precision that the device emulates or does not have.
     """
     require(
         {
@@ -56,8 +56,12 @@ def choose_device(accelerator: str, precision: str) -> torch.device:
     if accelerator == "cuda" and not cards:
         raise StageError(f"--accelerator cuda: torch can use no card here ({reason}): leave it out to use the CPU")
     device = torch.device("cuda" if cards else "cpu")
-    if device.type == "cpu" and precision != "fp32":
-        raise StageError(f"--precision {precision} is for a GPU, and this is done on the CPU: leave it out")
+    if device.type == "cpu" and precision == "fp16":
+        raise StageError("--precision fp16 is for a GPU, and this is done on the CPU: leave it out")
+    if device.type == "cpu" and devices.precision_warning(devices.read_facts(False), "cpu", precision):
+        raise StageError(
+            f"--precision {precision} is slow on this CPU, which has neither amx_bf16 nor avx512_bf16: leave it out"
+        )
     return device
 
 

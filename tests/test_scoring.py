@@ -1,7 +1,9 @@
 """A masked language model that is asked: its answers are those of transformers, whatever the batch."""
 
+import dataclasses
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -188,8 +190,26 @@ def test_the_device_is_the_cpu_where_there_is_nothing_else():
     assert scoring.choose_device("auto", "fp32") == scoring.choose_device("cpu", "fp32") == CPU
     with pytest.raises(StageError, match="--accelerator cuda: torch can use no card here .*: leave it out"):
         scoring.choose_device("cuda", "fp32")
-    with pytest.raises(StageError, match="--precision bf16 is for a GPU, and this is done on the CPU: leave it out"):
-        scoring.choose_device("auto", "bf16")
+    with pytest.raises(StageError, match="--precision fp16 is for a GPU, and this is done on the CPU: leave it out"):
+        scoring.choose_device("auto", "fp16")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize("flags, refused", [({"avx2"}, True), ({"avx2", "avx512_bf16"}, False), (set(), False)])
+def test_bf16_is_refused_on_a_cpu_that_would_emulate_it(monkeypatch, flags, refused):
+    facts = dataclasses.replace(scoring.devices.read_facts(False), flags=frozenset(flags))
+    monkeypatch.setattr(scoring.devices, "read_facts", lambda with_cards: facts)
+    with pytest.raises(StageError, match="--precision bf16 is slow on this CPU") if refused else nullcontext():
+        assert scoring.choose_device("cpu", "bf16") == CPU
+
+
+def test_bf16_rounds_and_no_more(folder):
+    model = loaded(folder)
+    half = loaded(folder, precision="bf16")
+    rows = rows_of(model)
+    for one, other in zip(model.log_probabilities(rows), half.log_probabilities(rows), strict=True):
+        np.testing.assert_allclose(one, other, atol=0.5)
+        assert (one != other).any()
 
 
 def test_wrong_devices_and_precisions_are_named_at_once():
