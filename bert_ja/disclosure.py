@@ -44,6 +44,7 @@ SAMPLE_OPTIONS = _kept(
     *("objective", "unit", "max_seq_len", "buffer_size", "short_seq_prob", "dupe_factor", "get_raw"),
     *("whole_word_mask", "mlm_probability", "mask_replace_prob", "random_replace_prob"),
 )
+TEXT_OPTIONS = _kept("max_sentences", "precision")  # of evaluate_text.py
 MODEL = _kept(
     *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "max_position_embeddings"),
     *("hidden_dropout_prob", "attention_probs_dropout_prob", "lr", "num_warmup_steps", "lr_schedule", "optimizer"),
@@ -67,7 +68,7 @@ TRAINING = {  # what a checkpoint says of its run
 }
 FIELDS = {  # of the records of all stages
     **_kept("stage", "seed", "steps", "longest_sample", "tokenizer_class", "warning"),
-    **{"options": CORPUS_OPTIONS | TOKENIZER_OPTIONS | SAMPLE_OPTIONS, "versions": VERSIONS},
+    **{"options": CORPUS_OPTIONS | TOKENIZER_OPTIONS | SAMPLE_OPTIONS | TEXT_OPTIONS, "versions": VERSIONS},
     **{"inputs": FILE, "outputs": FILE, "counts": COUNTS, "shares": COUNTS, "corpus": CORPUS},
     **{"tokenizer": TOKENIZER, "parity": PARITY, "model": MODEL, "training": TRAINING},
     **{"hardware": _kept("device", "devices", "seconds"), "seen": _kept("samples", "tokens")},
@@ -90,7 +91,7 @@ OF_THE_MODEL = re.compile(
     r"model\.safetensors|config\.json|spm?\.(model|vocab)|tokenizer(_config)?\.json|special_tokens_map\.json|"
     r"added_tokens\.json|vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|tokenizer\.model|"
     r"(onnx/)?model\.onnx|tf_model\.h5|loss_curve\.png|README\.md|\.gitattributes|"
-    r"CHANGELOG\.md|(test|valid)_result\.json|(last|epoch=\d+-step=\d+)(-v\d+)?\.ckpt"
+    r"CHANGELOG\.md|(test|valid|text)_result\.json|(last|epoch=\d+-step=\d+)(-v\d+)?\.ckpt"
 )
 OF_A_STAGE = re.compile(r"(train|valid|test)\.(txt|index\.jsonl|jsonl)|corpus\.md")  # names that no user chose
 

@@ -47,15 +47,15 @@ COUNTS = ("sentences", "documents", "cut_sentences", "lines_without_tokens")
 
 
 class Analyser:
-    """MeCab with UniDic: a text to its words. Raises StageError where it is not installed."""
+    """MeCab with UniDic: a text to its words. Raises StageError where it is not installed, `asked_by` says for what."""
 
-    def __init__(self):
+    def __init__(self, asked_by: str = "--whole_word_mask"):
         try:
             import fugashi
             import unidic_lite
         except ImportError as error:
             raise StageError(
-                f"--whole_word_mask needs a morphological analyser ({error.name} is not installed): "
+                f"{asked_by} needs a morphological analyser ({error.name} is not installed): "
                 f"pip install {' '.join(ANALYSER)}"
             ) from None
         mecabrc = os.path.join(unidic_lite.DICDIR, "mecabrc")
@@ -65,6 +65,12 @@ class Analyser:
         """The words of a text without its spaces; each character is a word where the analyser cannot read it."""
         words, letters = self._tagger.parse(text).rstrip("\n").split(" "), text.replace(" ", "")
         return [word for word in words if word] if "".join(words) == letters else list(letters)
+
+    def morphemes(self, text: str) -> list[tuple[str, str]]:
+        """(word, UniDic's part of speech: 名詞, 助詞) of a text, "" for each character where it cannot be read."""
+        found = [(node.surface, node.feature[0]) for node in self._tagger(text)]
+        letters = text.replace(" ", "")
+        return found if "".join(word for word, _ in found) == letters else [(letter, "") for letter in letters]
 
 
 def starts_of_words(pieces: list[str], words: list[str]) -> list[bool]:

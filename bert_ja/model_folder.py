@@ -86,6 +86,12 @@ def is_folder(model: str) -> bool:
     return model not in NEWEST_RUN and path.is_dir() and not (path / "checkpoints").is_dir()
 
 
+def require(model: str) -> None:
+    """Refuse a name of nothing, before any of several models is measured."""
+    if model not in NEWEST_RUN and not Path(model).exists():
+        raise cli.StageError(f"{model} not found: name a model folder, a checkpoint file, a run folder, best or last")
+
+
 def _open_folder(folder: Path) -> Measured:
     if not (folder / CONFIG_FILE).is_file():
         raise cli.StageError(
@@ -146,8 +152,7 @@ def opened(model: str) -> Iterator[Measured]:
 
     Raises StageError where it is neither, is damaged, or has another tokenizer than it was trained with.
     """
-    if model not in NEWEST_RUN and not Path(model).exists():
-        raise cli.StageError(f"{model} not found: name a model folder, a checkpoint file, a run folder, best or last")
+    require(model)
     if is_folder(model):
         yield _open_folder(Path(model))
         return
