@@ -15,7 +15,18 @@ from huggingface_hub import ModelCard
 
 import convert_tokenizer
 import release_model
-from bert_ja import continuing, files, gate, hub, loss_curve, model_card, model_folder, monitoring, tokenization
+from bert_ja import (
+    continuing,
+    files,
+    gate,
+    hub,
+    loss_curve,
+    model_card,
+    model_folder,
+    monitoring,
+    release_inputs,
+    tokenization,
+)
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
@@ -168,7 +179,7 @@ def edit_record(path: str, **changes) -> None:
 
 def test_release_holds_the_model_files_unchanged_and_nothing_else(release, built):
     assert sorted(file.name for file in release.iterdir()) == RELEASED
-    for name in release_model.NEEDED:
+    for name in release_inputs.NEEDED:
         assert (release / name).read_bytes() == (built / "model" / name).read_bytes()
     assert sorted(file.name for file in release.parent.iterdir()) == ["bert-base-ja"]
 
@@ -181,7 +192,7 @@ def test_record_describes_every_file_and_keeps_the_records_behind_it(release, bu
     assert record["options"] == {"name": "bert-base-ja", "license": "cc-by-sa-4.0", "tag": "v1.0"}
     assert record["tokenizer"] == facts
     assert record["result"] == RESULT
-    assert {file["name"] for file in record["inputs"]} == {*release_model.NEEDED, "test_result.json"}
+    assert {file["name"] for file in record["inputs"]} == {*release_inputs.NEEDED, "test_result.json"}
     assert list(record["records"]) == ["export_model.py", "convert_tokenizer.py", "test.py"]
     for stage_name, path in (("export_model.py", "model/meta.json"), ("test.py", "test_result.json.meta.json")):
         original = json.loads((built / path).read_text())
