@@ -1,6 +1,6 @@
 """Stage 8: an exported model to a release folder: model files, model card (README.md), loss curve, CHANGELOG.md.
 
-Reads model/ (of export_model.py and convert_tokenizer.py) and the result of test.py, both with their records; writes
+Reads model/ (of export_model.py and convert_tokenizer.py), the result of test.py and scores, all with their records; writes
 release/NAME/, which holds no path and no name of this machine, after loading it once. With --repo ACCOUNT/NAME it shows
 what it would upload to the Hub, and with --push True it does:
 
@@ -24,6 +24,8 @@ from bert_ja import (
     model_card,
     release_folder,
     release_inputs,
+    results,
+    score_card,
     verification,
 )
 from bert_ja import formats as other_formats
@@ -78,6 +80,8 @@ def main(
     name: str | None = None,
     release_dir: str = "release",
     test_result: str | None = "test_result.json",
+    jglue_result: str | None = None,
+    text_result: str | None = None,
     license: str | None = None,
     changelog: str | None = None,
     formats: str = "safetensors",
@@ -100,6 +104,9 @@ def main(
         release_dir: Folder in which the folder NAME is made; an earlier release there is replaced.
         test_result: What test.py printed for the exported checkpoint, with its record beside it; none releases
             without results, and the card says that the model was not evaluated.
+        jglue_result: What evaluate_jglue.py wrote, jglue.json or its folder, for the exported weights or their
+            checkpoint; the card and its metadata have the scores then.
+        text_result: The same for evaluate_text.py; of a file with several models, the scores of this one are taken.
         license: Licence of the model, as the Hub abbreviates it. When not given, cc-by-sa-4.0 where one of its texts is
             under CC BY-SA, as Wikipedia is, else that of the text, which must then be known. The licences of the texts
             come from their records.
@@ -136,6 +143,7 @@ def main(
     token, chosen = hub.require_token(repo) if push else None, other_formats.require(formats)
     model, tokenizer = release_inputs.read_model(source)
     result, test = release_inputs.read_test(test_result, model, source) if test_result else (None, None)
+    scored = release_inputs.read_scores({results.JGLUE: jglue_result, results.TEXT: text_result}, model, source)
     own_changelog = release_inputs.read_changelog(changelog, repo, tag)
     release_folder.require_unedited(release, Path(changelog) if changelog else None)
     size, private = sum(file["size"] for file in model["outputs"]), files.is_private(source)
@@ -149,10 +157,11 @@ def main(
         parameters=model_card.count_parameters(source / "model.safetensors"),
         test=result,
         test_record=model_card.public(test, private),
+        scores={stage: score_card.published(result, private) for stage, result in scored.items()},
         prompts=filled,
     )
     facts = dataclasses.replace(facts, license=license or release_inputs.require_license(facts))
-    say_doubts(facts, [model, tokenizer, test], template)
+    say_doubts(facts, [model, tokenizer, test, *(result.record for result in scored.values())], template)
     history = {} if private else verification.history_of(model_card.public, model, tokenizer, test)
 
     with files.output_folder(release, STAGE) as folder:

@@ -60,7 +60,10 @@ def release_record(facts: model_card.Facts, tag: str, outputs: list[dict], writt
 
     `written` is said of each other format; `history` is that of all records, once.
     """
+    scores = facts.scores
     records = [record for record in (facts.model, facts.tokenizer, facts.test_record) if record]
+    records += [score.record for score in scores.values()]
+    scored = {stage: {"result": score.content, "whole": score.whole} for stage, score in scores.items()}
 
     def hidden(name: str) -> bool:
         return facts.test_is_private and name in model_card.COUNTS
@@ -74,6 +77,7 @@ def release_record(facts: model_card.Facts, tag: str, outputs: list[dict], writt
         "tokenizer": facts.model["tokenizer"],
         "corpus": facts.corpus | {"private": any(files.corpus_facts(record)["private"] for record in records)},
         "result": facts.test and {name: facts.test[name] for name in facts.test if not hidden(name)},
+        **({"scores": scored} if scored else {}),
         "formats": written,
         "records": {record["stage"]: {n: value for n, value in record.items() if n != "history"} for record in records},
         **history,

@@ -2,16 +2,14 @@
 
 from pathlib import Path
 
-from bert_ja import cli, files, hub, licences, model_card, tokenization
+from bert_ja import cli, files, hub, licences, model_card, results, tokenization
+from bert_ja.results import short
 
 DEFAULT_NAME = "bert-base-ja"
 WEIGHTS = ("model.safetensors", "config.json")
 NEEDED = (*WEIGHTS, *tokenization.FOLDER_FILES)
 WITHOUT_RESULT = "--test_result none"
-
-
-def short(sha256: str | None) -> str:
-    return f"sha256 {str(sha256)[:12]}"
+SCORE_OPTIONS = {results.JGLUE: "--jglue_result", results.TEXT: "--text_result"}
 
 
 def require_unchanged(folder: Path, record: dict) -> None:
@@ -88,6 +86,34 @@ def read_test(test_result: str, model: dict, folder: Path) -> tuple[dict, dict]:
             f"test.py with that one, or pass {WITHOUT_RESULT}"
         )
     return result, record
+
+
+def _read_score(stage: str, path: str, model: dict, folder: Path) -> results.Result:
+    option = SCORE_OPTIONS[stage]
+    again = f"make it with {stage}, or leave {option} out"
+    found = results.read(path, again, stage)
+    released = next(file["sha256"] for file in model["outputs"] if file["name"] == WEIGHTS[0])
+    ours = [result for result in found if result.weights in (released, model["inputs"][0]["sha256"])]
+    if not ours:
+        measured = ", ".join(short(result.weights) for result in found)
+        raise cli.StageError(
+            f"{found[0].path} measures other weights ({measured}) than those in {folder} ({short(released)}): run "
+            f"{stage} with {folder}, or leave {option} out"
+        )
+    if ours[0].is_random:
+        raise cli.StageError(
+            f"{found[0].path} measures random weights of their shape instead of those in {folder}: run {stage} with "
+            f"those, or leave {option} out"
+        )
+    return ours[0]
+
+
+def read_scores(named: dict[str, str | None], model: dict, folder: Path) -> dict[str, results.Result]:
+    """The results of the evaluations that are named, by stage, each of the weights in `folder` or of their checkpoint.
+
+    Raises StageError for one of others, of random weights, or that was changed since.
+    """
+    return {stage: _read_score(stage, path, model, folder) for stage, path in named.items() if path is not None}
 
 
 def name_of(repo: str | None, name: str | None) -> str:
