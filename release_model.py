@@ -1,8 +1,8 @@
 """Stage 8: an exported model to a release folder: model files, model card (README.md), loss curve, CHANGELOG.md.
 
-Reads model/ (of export_model.py and convert_tokenizer.py), the result of test.py and scores, all with their records; writes
-release/NAME/, which holds no path and no name of this machine, after loading it once. With --repo ACCOUNT/NAME it shows
-what it would upload to the Hub, and with --push True it does:
+Reads model/ (of export_model.py and convert_tokenizer.py), the result of test.py and those of the evaluations, all with
+their records; writes release/NAME/, which holds no path and no name of this machine, after loading it once. With --repo
+ACCOUNT/NAME it shows what it would upload to the Hub, and with --push True it does:
 
     python3 release_model.py --name bert-base-ja --test_result test_result.json
 
