@@ -58,7 +58,7 @@ def _row(result: Result, scores: dict) -> score_curve.Row:
     model = result.content["model"]
     name = model.get("name") or short(result.weights)
     if result.is_random:
-        return score_curve.Row(f"{name}, random weights", None, None, scores)
+        return score_curve.Row(name, None, None, scores)
     return score_curve.Row(name, model.get("steps"), model.get("tokens"), scores)
 
 

@@ -81,7 +81,8 @@ TASK = _kept("title", "version") | {
     **{"unreachable_answers": COUNTS, "overlap": {ANY: _kept("sentences", "in_training_text")}},
 }
 RESULT = {  # of the evaluations
-    **_kept("random_weights", "train_split", "seeds", "precision", *results.TEXT_MEASURES, *results.TEXT_COUNTS),
+    **_kept("random_weights", "train_split", "seeds", "precision", "training_text"),
+    **_kept(*results.TEXT_MEASURES, *results.TEXT_COUNTS),
     **{"model": MEASURED, "text": FILE, "versions": VERSIONS, "tasks": {ANY: TASK}},
 }
 LEFT_OUT = {  # wherever they stand

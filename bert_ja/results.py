@@ -6,12 +6,12 @@ evaluate_jglue.py leaves a folder with jglue.json, evaluate_text.py a file, whic
 import hashlib
 import json
 import math
-import statistics
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from bert_ja import files
+from bert_ja import scores as jglue_scores
 from bert_ja.cli import StageError
 
 JGLUE, TEXT = "evaluate_jglue.py", "evaluate_text.py"
@@ -214,10 +214,9 @@ def wrong_means(content: dict) -> list[tuple[str, float, float]]:
     """(name, what follows from the values, what is said) of means and deviations that are not those of their values."""
     found = []
     for task, metric, part, score in scores(content):
-        values = score["values"]
-        expected = {"mean": statistics.fmean(values), "sd": statistics.stdev(values) if len(values) > 1 else None}
-        for key, value in expected.items():
-            said = score[key]
+        expected = jglue_scores.summary(score["values"])
+        for key in ("mean", "sd"):
+            value, said = expected[key], score[key]
             same = said == value if None in (said, value) else math.isclose(said, value, abs_tol=MEAN_DIGITS)
             found += [] if same else [(f"{task}.{metric}.{part}.{key}", value, said)]
     return found

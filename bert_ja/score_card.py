@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from bert_ja import disclosure, files, results
+from bert_ja import disclosure, files, results, scores
 
 # The facts of a template that are of these results. Those that do not apply are not among `values`.
 FACTS = (
@@ -19,7 +19,6 @@ HUB_TASKS = {  # task of JGLUE -> the Hub's kind of task, its name there
 }
 CLASSIFICATION = ("text-classification", "Text classification")
 PART_NAMES = {"train": "training"} | results.PARTS
-MISSING = "-"  # in a table
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,6 @@ def seeds(content: dict, several: str) -> str:
     return "one seed" if content["seeds"] == 1 else f"{several}{content['seeds']:,} seeds"
 
 
-def score(found: dict | None) -> str:
-    """ "0.900 ± 0.002", without the deviation where there is one seed."""
-    if found is None:
-        return MISSING
-    return f"{found['mean']:.3f}" + ("" if found["sd"] is None else f" ± {found['sd']:.3f}")
-
-
 def jglue_table(content: dict) -> str:
     """A row for each task and metric, a column for each part that has scores."""
     rows: dict[tuple[str, str], dict] = {}
@@ -75,7 +67,7 @@ def jglue_table(content: dict) -> str:
     lines.append(["---"] * len(lines[0]))
     for (task, metric), row in rows.items():
         name = results.JGLUE_METRICS[metric][1]
-        lines.append([title(content, task), name, *(score(row.get(part)) for part in parts)])
+        lines.append([title(content, task), name, *(scores.shown(row.get(part)) for part in parts)])
     return "\n".join(f"|{'|'.join(line)}|" if line[0] == "---" else f"| {' | '.join(line)} |" for line in lines)
 
 
@@ -89,7 +81,7 @@ def _setting(task: dict) -> str:
         f"at most {setting['max_length']:,} tokens" if "max_length" in setting else None,
     ]
     said = ", ".join(each for each in known if each) or "settings that are not known"
-    said += f" ({cut:,} examples were cut)" if cut else ""
+    said += f" ({cut:,} examples are longer)" if cut else ""
     chosen = "no other setting was tried"
     if tried > 1:
         chosen = f"chosen among {tried:,} settings by the validation part, whose scores are a little too high for that"
@@ -101,18 +93,19 @@ def _by_part(values: dict, show) -> str:
 
 
 def _unreachable(content: dict) -> str | None:
-    """The share of answers that a model which points at tokens cannot give."""
+    """The share of questions that a model which points at tokens cannot answer."""
     said = []
     for task in content["tasks"].values():
         shares = {part: share for part, share in (task.get("unreachable_answers") or {}).items() if share is not None}
-        said += [f"- Answers of {task['title']} that no run of tokens is: {_by_part(shares, '{:.1%}'.format)}"] * bool(
-            shares
-        )
+        what = f"Questions of {task['title']} of whose answers none begins and ends where tokens do"
+        said += [f"- {what}: {_by_part(shares, '{:.1%}'.format)}"] if shares else []
     return "\n".join(said) or None
 
 
 def _overlap(content: dict) -> str | None:
-    """Which sentences of the tasks stand in the training text too."""
+    """How many sentences of the tasks stand in the training text too; None where another one may have been read."""
+    if content.get("training_text") is not True:
+        return None
 
     def share(counts: dict) -> str:
         return f"{counts['in_training_text']:,} of {counts['sentences']:,}"
@@ -124,8 +117,9 @@ def _overlap(content: dict) -> str | None:
 
 def _jglue_values(content: dict, private: bool) -> Iterator[tuple[str, str | None]]:
     train = content["train_split"]
-    instead = f"the {results.PARTS.get(train, train)} part instead of the training part"
-    yield "jglue_training", "the training part" if train == results.TRAIN else instead
+    held_out = "nine tenths of the validation part, the rest of which is what validation means here,"
+    known = {results.TRAIN: "the training part", "valid": held_out}
+    yield "jglue_training", known.get(train, f"the part {train}")
     yield "jglue_seeds", seeds(content, "mean ± standard deviation of ")
     yield "jglue", jglue_table(content)
     yield "jglue_settings", "\n".join(map(_setting, content["tasks"].values()))
@@ -153,18 +147,18 @@ def _text_values(content: dict, origin: str | None, private: bool) -> Iterator[t
     yield "text_measures", "\n".join(["| Measure | Value |", "|---|---|", *rows])
 
 
-def values(scores: Mapping[str, Published]) -> dict[str, str | None]:
+def values(evaluated: Mapping[str, Published]) -> dict[str, str | None]:
     """Those of FACTS that the results of the evaluations, by stage, say something of; None for what is not known."""
-    jglue, text = scores.get(results.JGLUE), scores.get(results.TEXT)
+    jglue, text = evaluated.get(results.JGLUE), evaluated.get(results.TEXT)
     found = dict(_jglue_values(jglue.content, jglue.private)) if jglue else {}
     return found | (dict(_text_values(text.content, text.origin, text.private)) if text else {})
 
 
-def said(scores: Mapping[str, Published]) -> str | None:
+def said(evaluated: Mapping[str, Published]) -> str | None:
     """One line for a changelog: "JGLUE (JSTS, JNLI)"."""
-    jglue = scores.get(results.JGLUE)
+    jglue = evaluated.get(results.JGLUE)
     names = [f"JGLUE ({', '.join(task['title'] for task in jglue.content['tasks'].values())})"] if jglue else []
-    names += ["a text without fine-tuning"] if results.TEXT in scores else []
+    names += ["a text without fine-tuning"] if results.TEXT in evaluated else []
     return f"Scores on {' and '.join(names)} stand in the model card" if names else None
 
 
@@ -176,6 +170,8 @@ def _jglue_results(content: dict) -> Iterator:
 
     trained = "" if content["train_split"] == results.TRAIN else f", fine-tuned on {content['train_split']}"
     for task, metric, part, found in results.scores(content):
+        if (content["train_split"], part) == ("valid", "valid"):
+            continue
         kind, name = results.JGLUE_METRICS[metric]
         task_type, task_name = HUB_TASKS.get(task, CLASSIFICATION)
         yield EvalResult(
@@ -209,8 +205,8 @@ def _text_results(content: dict, origin: str | None) -> Iterator:
             )
 
 
-def eval_results(scores: Mapping[str, Published]) -> list:
-    """The scores as EvalResults of huggingface_hub."""
-    jglue, text = scores.get(results.JGLUE), scores.get(results.TEXT)
+def eval_results(evaluated: Mapping[str, Published]) -> list:
+    """The scores as EvalResults of huggingface_hub, those on a part of the validation set not among them."""
+    jglue, text = evaluated.get(results.JGLUE), evaluated.get(results.TEXT)
     found = list(_jglue_results(jglue.content)) if jglue else []
     return found + (list(_text_results(text.content, text.origin)) if text else [])

@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from bert_ja import scores
+
 DOTS = 120  # an inch
 PANEL, LEGEND = (3.75, 3.0), 0.3  # inches: width and height of a panel, height of a line of the legend
 COLUMNS = 3  # panels side by side
@@ -50,10 +52,7 @@ def names_of(rows: Iterable[Row]) -> list[str]:
 
 def _score(found: tuple[float, float | None] | None) -> str:
     """(0.9, 0.002) -> "0.900 ± 0.002", (3.5, None) -> "3.500"."""
-    if found is None:
-        return MISSING
-    mean, sd = found
-    return f"{mean:.3f}" + ("" if sd is None else f" ± {sd:.3f}")
+    return scores.shown(found and {"mean": found[0], "sd": found[1]})
 
 
 def _count(number: int | None) -> str:

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+import evaluations
 import pytest
-import scores
 from conftest import refusal, stage
 
 import compare_scores
@@ -25,13 +25,13 @@ content words, first guess | next sentences |
 def here(tmp_path, monkeypatch) -> Path:
     """step-1500/, step-3000/ and text_result.json, the last of three models."""
     monkeypatch.chdir(tmp_path)
-    steps = {1500: scores.model("aa", "run step 1,500", 1500, 24_576_000)}
-    steps[3000] = scores.model("bb", "run step 3,000", 3000, 49_152_000)
+    steps = {1500: evaluations.model("aa", "run step 1,500", 1500, 24_576_000)}
+    steps[3000] = evaluations.model("bb", "run step 3,000", 3000, 49_152_000)
     for (step, measured), best in zip(steps.items(), (0.6, 0.7), strict=True):
         values = (best - 0.2, best - 0.1, best)
-        scores.write_jglue(tmp_path / f"step-{step}", scores.jglue(measured, pearson=values))
-    peer = scores.text(scores.model("cc", "peer", None, None), bits_per_character=3.0, nsp_accuracy=None)
-    scores.write_text(tmp_path / "text_result.json", peer, *map(scores.text, steps.values()))
+        evaluations.write_jglue(tmp_path / f"step-{step}", evaluations.jglue(measured, pearson=values))
+    peer = evaluations.text(evaluations.model("cc", "peer", None, None), bits_per_character=3.0, nsp_accuracy=None)
+    evaluations.write_text(tmp_path / "text_result.json", peer, *map(evaluations.text, steps.values()))
     return tmp_path
 
 
@@ -66,7 +66,7 @@ def test_the_same_results_are_the_same_bytes_and_replace_the_earlier_ones(here, 
 
 
 def test_what_is_made_of_a_private_result_is_private(here, capsys):
-    scores.write_jglue(here / "p", scores.jglue(scores.model("dd")), corpus={"private": True})
+    evaluations.write_jglue(here / "p", evaluations.jglue(evaluations.model("dd")), corpus={"private": True})
     compare_scores.main("step-1500", "p")
     assert files.read_record("scores")["corpus"] == {"private": True}
 
@@ -86,13 +86,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(here):
     needed = "an output of evaluate_jglue.py or evaluate_text.py is needed"
     assert error("step-1500", "mine.json") == f"mine.json was written by test.py, {needed}"
     assert error("step-1500", "step-1500/jglue.json").startswith("step-1500/jglue.json and step-1500/jglue.json both ")
-    content = scores.jglue(scores.model("dd"), train_split="valid")
-    scores.write_jglue(here / "other", content)
+    content = evaluations.jglue(evaluations.model("dd"), train_split="valid")
+    evaluations.write_jglue(here / "other", content)
     assert error("step-1500", "other") == (
         "other/jglue.json is of fine-tuning on valid, and step-1500/jglue.json train: compare results of one part"
     )
     del content["tasks"]["jsts"]
-    scores.write_jglue(here / "other", content)
+    evaluations.write_jglue(here / "other", content)
     assert error("other", part="test") == "no result has scores on the test part: name another --part"
 
 

@@ -3,8 +3,8 @@
 import copy
 from pathlib import Path
 
+import evaluations
 import pytest
-import scores
 
 from bert_ja import comparison, results
 from bert_ja.cli import StageError
@@ -18,11 +18,11 @@ def result(content: dict, path: str = "a.json") -> results.Result:
 
 
 def jglue(sha256: str, name: str = "m", steps: int | None = None, path: str = "a.json", **changes) -> results.Result:
-    return result(scores.jglue(scores.model(sha256, name, steps, steps and steps * 100), **changes), path)
+    return result(evaluations.jglue(evaluations.model(sha256, name, steps, steps and steps * 100), **changes), path)
 
 
 def text(sha256: str, name: str = "m", steps: int | None = None, path: str = "t.json", **changes) -> results.Result:
-    return result(scores.text(scores.model(sha256, name, steps, None), **changes), path)
+    return result(evaluations.text(evaluations.model(sha256, name, steps, None), **changes), path)
 
 
 def refusal(*found: results.Result, part: str | None = None) -> str:
@@ -33,7 +33,10 @@ def refusal(*found: results.Result, part: str | None = None) -> str:
 
 def test_results_of_the_same_weights_are_one_row_in_the_order_of_steps():
     later, peer = jglue("bb", "r step 30", 30, pearson=(0.5, 0.7)), jglue("cc", "peer", pearson=(0.9, 0.9))
-    earlier, random = text("aa", "r step 10", 10), jglue("bb", "r step 30", 30, random_weights=True, pearson=(0.1, 0.1))
+    earlier, random = (
+        text("aa", "r step 10", 10),
+        jglue("bb", "r, random weights", 30, random_weights=True, pearson=(0.1, 0.1)),
+    )
     found = [later, peer, earlier, text("bb", "another name", 30, nsp_accuracy=None), random]
     comparison.require_comparable(found)
     rows = comparison.rows(found, "valid")
@@ -41,9 +44,9 @@ def test_results_of_the_same_weights_are_one_row_in_the_order_of_steps():
         ("r step 10", 10, None),
         ("r step 30", 30, 3000),
         ("peer", None, None),
-        ("r step 30, random weights", None, None),
+        ("r, random weights", None, None),
     ]
-    measures = {name: (scores.MEASURES[key], None) for key, name in comparison.OF_A_TEXT.items()}
+    measures = {name: (evaluations.MEASURES[key], None) for key, name in comparison.OF_A_TEXT.items()}
     assert {name: score for name, score in rows[0].scores.items() if score} == measures
     assert [list(row.scores) for row in rows] == [list(rows[0].scores)] * 4
     assert rows[1].scores[PEARSON] == (pytest.approx(0.6), pytest.approx(0.02**0.5))
@@ -59,7 +62,7 @@ def test_the_other_part_has_scores_of_its_own():
 
 
 def test_tasks_that_were_measured_apart_are_one_row():
-    whole = scores.jglue(scores.model("aa"))
+    whole = evaluations.jglue(evaluations.model("aa"))
     parts = [result(whole | {"tasks": {task: whole["tasks"][task]}}) for task in ("jsquad", "jsts")]
     (row,) = comparison.rows(parts, "valid")
     assert row.scores == comparison.rows([result(whole)], "valid")[0].scores

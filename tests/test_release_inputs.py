@@ -3,8 +3,8 @@
 import copy
 from pathlib import Path
 
+import evaluations
 import pytest
-import scores
 
 from bert_ja import files, release_inputs, results
 from bert_ja.cli import StageError
@@ -31,7 +31,9 @@ def error(*named) -> str:
 
 
 def evaluated(content: dict | None = None, **changes) -> Path:
-    return scores.write_jglue(Path("evaluation"), content or scores.jglue(scores.model(WEIGHTS)), **changes)
+    return evaluations.write_jglue(
+        Path("evaluation"), content or evaluations.jglue(evaluations.model(WEIGHTS)), **changes
+    )
 
 
 def short(path: str | Path) -> str:
@@ -40,8 +42,8 @@ def short(path: str | Path) -> str:
 
 def test_the_result_of_the_weights_or_of_their_checkpoint_is_taken():
     evaluated()
-    other, ours = scores.text(scores.model("ab" * 32)), scores.text(scores.model(CHECKPOINT))
-    scores.write_text(Path("t.json"), other, ours)
+    other, ours = evaluations.text(evaluations.model("ab" * 32)), evaluations.text(evaluations.model(CHECKPOINT))
+    evaluations.write_text(Path("t.json"), other, ours)
     found = read("evaluation", "t.json")
     assert {stage: each.weights for stage, each in found.items()} == {results.JGLUE: WEIGHTS, results.TEXT: CHECKPOINT}
     assert found[results.TEXT].content == ours
@@ -52,7 +54,7 @@ def test_the_result_of_the_weights_or_of_their_checkpoint_is_taken():
 def test_what_is_not_there_or_of_another_stage_is_refused():
     assert error("x.json") == f"x.json not found: {AGAIN}"
     assert error(None, "y.json") == "y.json not found: make it with evaluate_text.py, or leave --text_result out"
-    scores.write_text(Path("t.json"), scores.text(scores.model(WEIGHTS)))
+    evaluations.write_text(Path("t.json"), evaluations.text(evaluations.model(WEIGHTS)))
     assert error("t.json") == "t.json was written by evaluate_text.py, an output of evaluate_jglue.py is needed"
 
 
@@ -69,14 +71,14 @@ def test_a_result_without_its_record_or_with_other_bytes_is_refused():
 
 
 def test_results_of_other_or_of_random_weights_are_refused():
-    evaluated(scores.jglue(scores.model("ab" * 32)))
+    evaluated(evaluations.jglue(evaluations.model("ab" * 32)))
     assert error("evaluation") == (
         "evaluation/jglue.json measures other weights (sha256 abababababab) than those in model (sha256 5a5a5a5a5a5a): "
         "run evaluate_jglue.py with model, or leave --jglue_result out"
     )
-    scores.write_text(Path("t.json"), *(scores.text(scores.model(each * 32)) for each in ("ab", "cd")))
+    evaluations.write_text(Path("t.json"), *(evaluations.text(evaluations.model(each * 32)) for each in ("ab", "cd")))
     assert error(None, "t.json").startswith("t.json measures other weights (sha256 abababababab, sha256 cdcdcdcdcdcd) ")
-    evaluated(scores.jglue(scores.model(WEIGHTS), random_weights=True))
+    evaluated(evaluations.jglue(evaluations.model(WEIGHTS), random_weights=True))
     assert error("evaluation") == (
         "evaluation/jglue.json measures random weights of their shape instead of those in model: run evaluate_jglue.py "
         "with those, or leave --jglue_result out"
@@ -126,7 +128,7 @@ SCORE = "tasks.jsts.scores.pearson.test"
     ],
 )
 def test_what_is_no_result_of_jglue_is_refused(place, value, reason):
-    evaluated(at(scores.jglue(scores.model(WEIGHTS)), place, value))
+    evaluated(at(evaluations.jglue(evaluations.model(WEIGHTS)), place, value))
     assert error("evaluation") == f"evaluation/jglue.json is not a result of evaluate_jglue.py ({reason}): {AGAIN}"
 
 
@@ -140,17 +142,17 @@ def test_what_is_no_result_of_jglue_is_refused(place, value, reason):
     ],
 )
 def test_what_is_no_result_on_a_text_is_refused(place, value, reason):
-    scores.write_text(Path("t.json"), at(scores.text(scores.model(WEIGHTS)), place, value))
+    evaluations.write_text(Path("t.json"), at(evaluations.text(evaluations.model(WEIGHTS)), place, value))
     assert error(None, "t.json").startswith(f"t.json is not a result of evaluate_text.py ({reason}): ")
 
 
 def test_files_that_hold_something_else_are_refused():
-    scores.write_text(Path("t.json"), {"results": []})
+    evaluations.write_text(Path("t.json"), {"results": []})
     assert "(results is no list of results)" in error(None, "t.json")
-    scores.write_text(Path("t.json"), [])
+    evaluations.write_text(Path("t.json"), [])
     assert "(it is no JSON object)" in error(None, "t.json")
-    content = scores.text(scores.model(WEIGHTS))
-    scores.write_text(Path("t.json"), {key: content[key] for key in content if key != "whole_word_rate"})
+    content = evaluations.text(evaluations.model(WEIGHTS))
+    evaluations.write_text(Path("t.json"), {key: content[key] for key in content if key != "whole_word_rate"})
     assert "(whole_word_rate is missing)" in error(None, "t.json")
     files.write_bytes("t.json", b"bits 3.5")
     files.write_record("t.json", {"stage": results.TEXT, "outputs": [files.describe("t.json")]})
@@ -158,19 +160,19 @@ def test_files_that_hold_something_else_are_refused():
 
 
 def test_what_may_be_missing_is_null():
-    content = scores.text(scores.model(WEIGHTS, steps=None, tokens=None), nsp_accuracy=None, nsp_pairs=None)
-    scores.write_text(Path("t.json"), content)
+    content = evaluations.text(evaluations.model(WEIGHTS, steps=None, tokens=None), nsp_accuracy=None, nsp_pairs=None)
+    evaluations.write_text(Path("t.json"), content)
     assert read(None, "t.json")[results.TEXT].content == content
 
 
 def test_means_that_are_not_those_of_their_values_are_found():
-    content = scores.jglue(scores.model(WEIGHTS))
+    content = evaluations.jglue(evaluations.model(WEIGHTS))
     assert results.wrong_means(content) == []
     content["tasks"]["jsts"]["scores"]["pearson"]["valid"] |= {"mean": 0.9, "sd": None}
     assert [(name, said) for name, _, said in results.wrong_means(content)] == [
         ("jsts.pearson.valid.mean", 0.9),
         ("jsts.pearson.valid.sd", None),
     ]
-    one = scores.jglue(scores.model(WEIGHTS), pearson=(0.5,))
+    one = evaluations.jglue(evaluations.model(WEIGHTS), pearson=(0.5,))
     assert results.wrong_means(one) == []
     assert one["tasks"]["jsts"]["scores"]["pearson"]["valid"]["sd"] is None

@@ -8,8 +8,8 @@ import shutil
 import socket
 from pathlib import Path
 
+import evaluations
 import pytest
-import scores
 import yaml
 from conftest import refusal, stage
 from huggingface_hub import ModelCard
@@ -814,10 +814,13 @@ def weights() -> str:
 
 
 def test_scores_come_into_the_card_its_metadata_and_the_record(here, capsys):
-    jglue, text = scores.jglue(scores.model(weights())), scores.text(scores.model(CHECKPOINT["sha256"]))
-    scores.write_jglue(here / "evaluation", jglue)
-    other = scores.text(scores.model("ab" * 32, "peer"), bits_per_character=1.5)
-    scores.write_text(here / "text_result.json", other, text)
+    jglue, text = (
+        evaluations.jglue(evaluations.model(weights())),
+        evaluations.text(evaluations.model(CHECKPOINT["sha256"])),
+    )
+    evaluations.write_jglue(here / "evaluation", jglue)
+    other = evaluations.text(evaluations.model("ab" * 32, "peer"), bits_per_character=1.5)
+    evaluations.write_text(here / "text_result.json", other, text)
     release_model.main(jglue_result="evaluation", text_result="text_result.json")
     card = ModelCard.load("release/bert-base-ja/README.md")
     assert "| JSTS v1.3 | Pearson correlation | 0.880 ± 0.005 | 0.870 ± 0.005 |\n" in card.text
@@ -841,17 +844,19 @@ def test_scores_come_into_the_card_its_metadata_and_the_record(here, capsys):
 def test_of_a_private_text_scores_come_without_its_figures(here, private):
     if private == "model":
         edit_record("model/meta.json", corpus=CORPUS | {"private": True})
-    jglue, text = (make(scores.model(weights(), "hospital", 7, 4480)) for make in (scores.jglue, scores.text))
-    scores.write_jglue(here / "evaluation", jglue)
-    corpus = {"corpus": scores.CORPUS | {"private": True}} if private == "text" else {}
-    scores.write_text(here / "text_result.json", text, **corpus)
+    jglue, text = (
+        make(evaluations.model(weights(), "hospital", 7, 4480)) for make in (evaluations.jglue, evaluations.text)
+    )
+    evaluations.write_jglue(here / "evaluation", jglue)
+    corpus = {"corpus": evaluations.CORPUS | {"private": True}} if private == "text" else {}
+    evaluations.write_text(here / "text_result.json", text, **corpus)
     release_model.main(jglue_result="evaluation/jglue.json", text_result="text_result.json")
     said = Path("release/bert-base-ja/README.md").read_text()
     assert "Without a fine-tuning, on aozora:\n" in said
     assert ("stand in the training text too" in said) == (private == "text")
     record = files.read_record("release/bert-base-ja")
     found = json.dumps(record["scores"][results.TEXT])
-    for figure in ("hospital", "45678", "26101", "4096", scores.TEXT_FILE["sha256"], "4480"):
+    for figure in ("hospital", "45678", "26101", "4096", evaluations.TEXT_FILE["sha256"], "4480"):
         assert figure in json.dumps(text) and figure not in found
     assert record["scores"][results.TEXT]["result"]["bits_per_character"] == 3.5
     kept = json.dumps(record["scores"][results.JGLUE])

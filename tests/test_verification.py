@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import evaluations
 import pytest
-import scores
 from conftest import CONFIG, ROOT, SAMPLE, shared, stage
 from texts import text
 
@@ -433,7 +433,10 @@ def test_a_second_verification_in_the_same_folder_is_held_off(place):
 def add_scores(release: Path, edit: Callable = lambda record: None) -> None:
     """Give a release the results that release_model.py would have written into its record."""
     sha256 = files.sha256(release / "model.safetensors")
-    contents = {results.JGLUE: scores.jglue(scores.model(sha256)), results.TEXT: scores.text(scores.model(sha256))}
+    contents = {
+        results.JGLUE: evaluations.jglue(evaluations.model(sha256)),
+        results.TEXT: evaluations.text(evaluations.model(sha256)),
+    }
 
     def add(record):
         record["scores"] = {name: {"result": content, "whole": True} for name, content in contents.items()}

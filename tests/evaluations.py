@@ -1,10 +1,10 @@
 """Results of the evaluations, made by hand in the form in which evaluate_jglue.py and evaluate_text.py leave them."""
 
 import json
-import statistics
 from pathlib import Path
 
 from bert_ja import files, results
+from bert_ja.scores import summary
 
 SETTING = {
     **{"learning_rate": 5e-05, "epochs": 4, "batch_size": 32, "warmup_ratio": 0.1, "weight_decay": 0.0},
@@ -39,11 +39,6 @@ def model(sha256: str, name: str = "model", steps: int | None = 7, tokens: int |
     return {"name": name, "weights": weights, "steps": steps, "tokens": tokens}
 
 
-def score(*values: float) -> dict:
-    sd = statistics.stdev(values) if len(values) > 1 else None
-    return {"mean": statistics.fmean(values), "sd": sd, "values": list(values)}
-
-
 def jglue(measured: dict, pearson: tuple = (0.875, 0.88, 0.885), **changes) -> dict:
     """jglue.json of two tasks, one with scores on test, the other with answers that are out of reach."""
     tried = [
@@ -55,20 +50,20 @@ def jglue(measured: dict, pearson: tuple = (0.875, 0.88, 0.885), **changes) -> d
         **{"title": "JSTS", "version": "v1.3", "setting": SETTING, "tried": tried},
         **{"examples": {"train": 12451, "valid": 1457, "test": 1589}, "cut": {"train": 3, "valid": 1}},
         "scores": {
-            "pearson": {"valid": score(*pearson), "test": score(*(value - 0.01 for value in pearson))},
-            "spearman": {"valid": score(*spearman)},
+            "pearson": {"valid": summary(pearson), "test": summary([value - 0.01 for value in pearson])},
+            "spearman": {"valid": summary(spearman)},
         },
         "overlap": {part: {"sentences": 2914, "in_training_text": 3} for part in ("train", "valid")},
     }
     jsquad = {
         **{"title": "JSQuAD", "version": "v1.3", "setting": SETTING | {"max_length": 384}, "tried": []},
         **{"examples": {"train": 62697, "valid": 4442}, "cut": {"train": 0}, "overlap": None},
-        "scores": {"exact_match": {"valid": score(*pearson)}, "f1": {"valid": score(*spearman)}},
+        "scores": {"exact_match": {"valid": summary(pearson)}, "f1": {"valid": summary(spearman)}},
         "unreachable_answers": {"train": 0.01, "valid": 0.0251, "test": None},
     }
     return {
         **{"model": measured, "random_weights": False, "train_split": "train", "seeds": len(pearson)},
-        **{"precision": "32-true", "versions": files.versions("torch"), "tasks": {"jsts": jsts, "jsquad": jsquad}},
+        **{"precision": "32-true", "training_text": True, "tasks": {"jsts": jsts, "jsquad": jsquad}},
     } | changes
 
 
