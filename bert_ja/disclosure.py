@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from bert_ja import files
+from bert_ja import files, results
 from bert_ja.tokenization import parse_model
 
 # A place on a machine: /home, ~/a, $HOME/a, -d/usr, file:, C:/a, \\server; but not https://, CC BY-SA 3.0/GFDL, </s>.
@@ -74,6 +74,18 @@ FIELDS = {  # of the records of all stages
     **{"hardware": _kept("device", "devices", "seconds"), "seen": _kept("samples", "tokens")},
     **{"curve": {ANY: KEPT}, "dump": DUMP, "gate": GATE},
 }
+MEASURED = _kept("name", "steps", "tokens") | {"weights": FILE}
+SCORES = {ANY: {ANY: _kept("mean", "sd", "values")}}
+SETTING = {ANY: KEPT}
+TASK = _kept("title", "version") | {
+    **{"setting": SETTING, "tried": SETTING | {"valid": COUNTS}, "examples": COUNTS, "cut": COUNTS, "scores": SCORES},
+    **{"unreachable_answers": COUNTS, "overlap": {ANY: _kept("sentences", "in_training_text")}},
+}
+RESULT = {  # of the evaluations
+    **_kept("random_weights", "train_split", "seeds", "precision", "training_text"),
+    **_kept(*results.TEXT_MEASURES, *results.TEXT_COUNTS),
+    **{"model": MEASURED, "text": FILE, "versions": VERSIONS, "tasks": {ANY: TASK}},
+}
 LEFT_OUT = {  # wherever they stand
     "run": "time, host, command and paths",
     "history": "records of earlier stages: a release has those once, each as public as its own",
@@ -86,12 +98,13 @@ LEFT_OUT = {  # wherever they stand
 }
 # What records say of a private text beyond its name, licence and source; and names that its owner chose.
 OF_THE_TEXT = ("dump", "counts", "shares", "share", "samples", "seen", "unigram_entropy", "text_field", "id_field")
+OF_THE_TEXT += ("overlap", "text", *results.TEXT_COUNTS)  # what an evaluation says of it
 # Files that are released, or hold weights. What else a record describes, size and sum are the private text's own.
 OF_THE_MODEL = re.compile(
     r"model\.safetensors|config\.json|spm?\.(model|vocab)|tokenizer(_config)?\.json|special_tokens_map\.json|"
     r"added_tokens\.json|vocab\.(txt|json)|merges\.txt|spiece\.model|sentencepiece\.bpe\.model|tokenizer\.model|"
     r"(onnx/)?model\.onnx|tf_model\.h5|loss_curve\.png|README\.md|\.gitattributes|"
-    r"CHANGELOG\.md|(test|valid|text)_result\.json|(last|epoch=\d+-step=\d+)(-v\d+)?\.ckpt"
+    r"CHANGELOG\.md|(test|valid|text)_result\.json|jglue\.(json|md)|(last|epoch=\d+-step=\d+)(-v\d+)?\.ckpt"
 )
 OF_A_STAGE = re.compile(r"(train|valid|test)\.(txt|index\.jsonl|jsonl)|corpus\.md")  # names that no user chose
 
@@ -114,6 +127,7 @@ def _allowed(value, fields, private: bool):
         return None
     if private and fields is FILE:
         return _private_file(value)
+    value = {**value, "name": None} if private and fields is MEASURED else value  # of a folder, which a user chose
     left_out = OF_THE_TEXT if private else ()
     return {
         name: _allowed(inner, fields.get(name, fields.get(ANY)), private)
@@ -148,6 +162,14 @@ def public(record: dict | None, private: bool = False) -> dict | None:
     """
     private = private or files.corpus_facts(record)["private"]
     return None if record is None else _without_paths(_allowed(record, FIELDS, private))
+
+
+def public_result(result: dict, private: bool = False) -> dict:
+    """What of a result of an evaluation may be published: the fields of RESULT, of a private text without its figures.
+
+    Private is the text that the model was trained on, or the one that it was measured on.
+    """
+    return _without_paths(_allowed(result, RESULT, private))
 
 
 def _strings(value) -> Iterator[str]:

@@ -9,10 +9,10 @@ import json
 import math
 import re
 import string
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from bert_ja import files, licences
+from bert_ja import files, licences, score_card
 from bert_ja.cli import StageError
 from bert_ja.disclosure import public  # noqa: F401, as records come into a card and a release
 
@@ -71,6 +71,7 @@ class Facts:
     parameters: int
     test: dict | None = None  # what test.py printed
     test_record: dict | None = None
+    scores: Mapping[str, score_card.Published] = dataclasses.field(default_factory=dict)  # by stage, of the evaluations
     prompts: tuple[str, ...] = PROMPTS
     tried: Tried | None = None
 
@@ -254,7 +255,7 @@ def metadata(facts: Facts):
     """The card's YAML front matter as a huggingface_hub.ModelCardData."""
     from huggingface_hub import ModelCardData
 
-    results = _results(facts)
+    results = _results(facts) + score_card.eval_results(facts.scores)
     mask = facts.tried.mask if facts.tried else MASK
     return ModelCardData(
         language="ja",
@@ -444,6 +445,8 @@ def _evaluation_values(facts: Facts) -> Iterator[tuple[str, str | None]]:
     entropy = facts.training.get("unigram_entropy")
     nothing = NOT_ASKED if facts.private or not test else None
     yield "unigram_entropy", f"{entropy:.4f}" if test and entropy is not None else nothing
+    scored = score_card.values(facts.scores)
+    yield from ((name, scored.get(name, NOT_ASKED)) for name in score_card.FACTS)
 
 
 def _limit_values(facts: Facts) -> Iterator[tuple[str, str | None]]:
@@ -651,6 +654,6 @@ def changelog(facts: Facts, tag: str = "v1.0") -> str:
         f"{facts.parameters:,} parameters, vocabulary {config['vocab_size']:,}, trained for {facts.model['steps']:,} "
         "optimizer steps",
         f"Training text: {'; '.join(texts) or 'of unknown origin'}",
-        result or "Not evaluated",
+        result or score_card.said(facts.scores) or "Not evaluated",
     ]
     return f"# Changelog of {facts.name}\n\n## {tag}\n\n" + "".join(f"- {item}\n" for item in items)

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from bert_ja import __version__, cli, documents, files, samples, tokenization
+from bert_ja import __version__, cli, documents, files, results, samples, tokenization
 from bert_ja.cli import StageError, say
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,6 +35,7 @@ SETTINGS = (CONFIG, "tokenizer_config.json", "special_tokens_map.json")  # which
 DONE = ".done"  # in the folder of a run that ended well
 EXTRACT, TEXT = "extract_jawiki.py", "prepare_corpus.py"
 TOKENIZER, SAMPLES = "train_tokenizer.py", "prepare_train_data.py"
+WEIGHTS = "model.safetensors"
 EXPORT, CONVERT, TEST, DOWNLOAD = "export_model.py", "convert_tokenizer.py", "test.py", "get_jawiki.sh"
 # Options of a record that go on the command line as they are; a release cannot name paths to write to.
 OPTIONS = {
@@ -50,6 +51,7 @@ OPTIONS = {
     ),
     CONVERT: (),
 }
+SCORES, EVALUATIONS = (results.JGLUE, results.TEXT), "evaluations"
 DICTS = ("options", "versions", "counts", "tokenizer", "corpus", "training")  # of a record, where it has them
 # The keys of a test's result in the order in which test.py prints them.
 PRINTED = ("test_loss", "mlm_loss", "mlm_accuracy", "perplexity", "nsp_loss", "nsp_accuracy", "samples", "tokens")
@@ -152,6 +154,16 @@ def _with_whole_files(records):
     return {stage: each | {name: whole(each.get(name)) for name in lists} for stage, each in records.items()}
 
 
+def _are_scores(scores) -> bool:
+    """Whether these are results of evaluations, by stage."""
+    try:
+        for stage, score in scores.items():
+            results.CHECKS[stage](score["result"])
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return False
+    return True
+
+
 def read_release(folder: Path) -> dict:
     """The record of a release folder. Raises StageError when there is none, or it has not the shape of one."""
     if not folder.is_dir():
@@ -165,6 +177,7 @@ def read_release(folder: Path) -> dict:
     if files.corpus_facts(record)["private"]:  # which leaves out what files of the text are like
         records = record["records"] = _with_whole_files(records)
     whole = isinstance(records, dict) and isinstance(history, list) and isinstance(record.get("result") or {}, dict)
+    whole = whole and _are_scores(record.get("scores", {}))
     named = records.items() if whole else ()
     whole = whole and all(_is_record(each, stage != CONVERT) and each["stage"] == stage for stage, each in named)
     whole = whole and all(map(_is_record, history)) and bool(record.get("outputs"))
@@ -690,9 +703,35 @@ class Verification:
             found += [Difference(file["name"], "sha256", "no such samples", file["sha256"]) for file in lost]
         printed = {key: result[key] for key in PRINTED if key in (result or {})}
         sha256 = hashlib.sha256(json.dumps(printed).encode() + b"\n").hexdigest()
-        if record["outputs"] and record["outputs"][0]["sha256"] != sha256:
+        kept_back = files.corpus_facts(self.record)["private"] and len(printed) < len(
+            PRINTED
+        )  # counts of a private text
+        if record["outputs"] and not kept_back and record["outputs"][0]["sha256"] != sha256:
             found.append(Difference("result", "sha256", record["outputs"][0]["sha256"], sha256))
         self.agree(TEST, found, "the result is of the exported checkpoint and of recorded samples")
+
+    def check_scores(self, stage: str) -> None:
+        """Which weights the result of an evaluation is of, and whether it is what its record and its own values say."""
+        score, record = (self.record.get("scores") or {}).get(stage), self.records.get(stage)
+        if score is None and record is None:
+            return
+        if score is None or record is None:
+            what = ("result", "record of it") if record is None else ("record of a result", "result")
+            self.add(stage, DIFFERS, f"the release has a {what[0]} and no {what[1]}")
+            return
+        content, found = score["result"], []
+        released = [file["sha256"] for file in self.record["outputs"] if file["name"] == WEIGHTS]
+        ours = [*released, *(file["sha256"] for file in self.records[EXPORT].get("inputs", [])[:1])]
+        measured = content["model"]["weights"]["sha256"]
+        if measured not in ours:
+            found.append(Difference("weights of the result", "sha256", ours[0] if ours else "not named", measured))
+        if stage == results.JGLUE:
+            found += [Difference("result", *wrong) for wrong in results.wrong_means(content)]
+        sums = results.sums(content)
+        if score.get("whole") and not {file["sha256"] for file in record["outputs"]} & set(sums):
+            written = next((file["sha256"] for file in record["outputs"]), "not named")
+            found.append(Difference("result", "sha256", written, sums[0]))
+        self.agree(stage, found, "the result is of the released weights, or of the checkpoint that they are from")
 
     def check_all(self) -> list[Check]:
         """All checks, in the order in which data goes."""
@@ -717,11 +756,16 @@ class Verification:
         self.check_export()
         self.check_converted(jobs)
         self.check_test()
+        for stage in SCORES:
+            self.check_scores(stage)
         for written in (self.record.get("formats") or {}).values():
             said = f"that {written['file']} answers as model.safetensors does was found when it was written"
             self.add(written["file"], NOT_CHECKED, said, possible=False)
         said = "not repeated: nothing here proves that the weights come from the samples, and the losses from them"
         self.add("training and test", NOT_CHECKED, said, possible=False)
+        if self.record.get("scores"):
+            said = "not repeated: that the weights have these scores was found when they were measured"
+            self.add(EVALUATIONS, NOT_CHECKED, said, possible=False)
         return self.checks
 
 
@@ -792,5 +836,6 @@ def verify(release: Path, data: Path, work: Path | None) -> list[Check]:
         more = f" (and {len(found) - 1} more, above)" if len(found) > 1 else ""
         raise StageError(f"{release} is not verified: {found[0].line()}{more}")
     good = sum(check.result == OK for check in checks)
-    say(f"verified {release}: {good} checks; training and test were not repeated")
+    repeated = "training, test and evaluations" if checks[-1].stage == EVALUATIONS else "training and test"
+    say(f"verified {release}: {good} checks; {repeated} were not repeated")
     return checks

@@ -3,9 +3,10 @@
 import json
 from pathlib import Path
 
+import evaluations
 import pytest
 
-from bert_ja import disclosure, files, model_card, training
+from bert_ja import disclosure, files, model_card, results, training
 from bert_ja.disclosure import has_path, paths_in, public, undecided
 
 RECORD = {
@@ -192,3 +193,26 @@ def test_files_that_a_release_of_a_private_model_needs_keep_their_names():
         }
     checkpoint = {"inputs": [{"name": "kunde-x.ckpt"} | described, {"name": "kunde.txt"} | described]}
     assert disclosure.public(checkpoint, True) == {"inputs": [described, {}]}
+
+
+def test_every_field_of_a_result_is_published():
+    for content in (evaluations.jglue(evaluations.model("5a")), evaluations.text(evaluations.model("5a"))):
+        assert disclosure.public_result(content) == content
+        assert undecided(content, disclosure.RESULT) == []
+        assert undecided(content | {"new": 1}, disclosure.RESULT) == ["new"]
+
+
+def test_a_result_of_a_private_text_keeps_scores_and_weights_and_nothing_of_the_text():
+    jglue, text = evaluations.jglue(evaluations.model("5a")), evaluations.text(evaluations.model("5a", name="hospital"))
+    tasks = {name: {key: task[key] for key in task if key != "overlap"} for name, task in jglue["tasks"].items()}
+    measured = {"name": None, "steps": 7, "weights": jglue["model"]["weights"]}
+    assert disclosure.public_result(jglue, private=True) == jglue | {"model": measured, "tasks": tasks}
+    kept = {key: text[key] for key in results.TEXT_MEASURES}
+    assert disclosure.public_result(text, private=True) == kept | {"model": measured}
+    results.check_jglue(disclosure.public_result(jglue, private=True))  # as --verify does
+    results.check_text(disclosure.public_result(text, private=True))
+
+
+def test_a_name_that_is_a_path_stays_behind():
+    content = evaluations.text(evaluations.model("5a", name="/home/taro/bert"))
+    assert disclosure.public_result(content)["model"]["name"] is None

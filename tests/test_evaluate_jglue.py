@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import ROOT, refusal, shared, stage
+from conftest import ROOT, SAMPLE, refusal, shared, stage
 
 import evaluate_jglue
-from bert_ja import evaluation, files, jglue, model_folder
+from bert_ja import disclosure, evaluation, files, jglue, model_folder, results, score_card, verification
 from bert_ja.cli import StageError
 from bert_ja.evaluation import Recipe
 from bert_ja.finetuning import Setting
@@ -129,6 +129,23 @@ def test_the_table_has_the_model_above_published_scores_with_their_source(evalua
     own = next(line for line in lines if line.startswith("| model | 0") or line.startswith("| model | -"))
     assert own.count("±") == 6
     assert any("https://github.com/yahoojapan/JGLUE" in line for line in lines)
+
+
+def test_a_release_can_publish_the_whole_result(evaluated):
+    (found,) = results.read(evaluated[0], "", results.JGLUE)
+    assert disclosure.undecided(found.content, disclosure.RESULT) == []
+    assert disclosure.undecided(found.record) == []
+    assert score_card.published(found, False).whole
+    assert results.wrong_means(found.content) == []
+    assert "| JSQuAD v1.3 | Exact match |" in score_card.jglue_table(found.content)
+
+
+@pytest.mark.full
+def test_a_release_with_these_scores_is_verified(evaluated, work, model, result, tmp_path):
+    options = ("--model_dir", model, "--test_result", result, "--jglue_result", evaluated[0])
+    stage("release_model.py", *options, "--release_dir", tmp_path, cwd=work)
+    checks = verification.verify(tmp_path / "bert-base-ja", SAMPLE.parent, None)
+    assert [check.result for check in checks if check.stage == "evaluate_jglue.py"] == ["ok"]
 
 
 def test_what_is_done_is_not_done_again_and_what_is_not_is(evaluated, data, work, model, tmp_path):

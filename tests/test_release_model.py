@@ -8,6 +8,7 @@ import shutil
 import socket
 from pathlib import Path
 
+import evaluations
 import pytest
 import yaml
 from conftest import refusal, stage
@@ -15,7 +16,19 @@ from huggingface_hub import ModelCard
 
 import convert_tokenizer
 import release_model
-from bert_ja import continuing, files, gate, hub, loss_curve, model_card, model_folder, monitoring, tokenization
+from bert_ja import (
+    continuing,
+    files,
+    gate,
+    hub,
+    loss_curve,
+    model_card,
+    model_folder,
+    monitoring,
+    release_inputs,
+    results,
+    tokenization,
+)
 from bert_ja.cli import StageError
 from bert_ja.pretraining import BertPretraining
 
@@ -168,7 +181,7 @@ def edit_record(path: str, **changes) -> None:
 
 def test_release_holds_the_model_files_unchanged_and_nothing_else(release, built):
     assert sorted(file.name for file in release.iterdir()) == RELEASED
-    for name in release_model.NEEDED:
+    for name in release_inputs.NEEDED:
         assert (release / name).read_bytes() == (built / "model" / name).read_bytes()
     assert sorted(file.name for file in release.parent.iterdir()) == ["bert-base-ja"]
 
@@ -181,7 +194,7 @@ def test_record_describes_every_file_and_keeps_the_records_behind_it(release, bu
     assert record["options"] == {"name": "bert-base-ja", "license": "cc-by-sa-4.0", "tag": "v1.0"}
     assert record["tokenizer"] == facts
     assert record["result"] == RESULT
-    assert {file["name"] for file in record["inputs"]} == {*release_model.NEEDED, "test_result.json"}
+    assert {file["name"] for file in record["inputs"]} == {*release_inputs.NEEDED, "test_result.json"}
     assert list(record["records"]) == ["export_model.py", "convert_tokenizer.py", "test.py"]
     for stage_name, path in (("export_model.py", "model/meta.json"), ("test.py", "test_result.json.meta.json")):
         original = json.loads((built / path).read_text())
@@ -464,7 +477,7 @@ def test_a_file_that_no_record_names_stays_behind(here, capsys):
 def test_help_explains_every_option(here):
     finished = stage("release_model.py", "--help", cwd=here)
     options = ("model_dir", "name", "release_dir", "test_result", "license", "changelog", "card_template", "prompts")
-    for option in (*options, "repo", "push", "public", "tag"):
+    for option in (*options, "jglue_result", "text_result", "repo", "push", "public", "tag"):
         assert f"--{option}" in finished.stdout + finished.stderr
     assert not Path("release").exists()
 
@@ -791,3 +804,60 @@ def test_refuses_a_model_that_does_not_load(here):
     said = error()
     assert said.startswith("model cannot be released (AutoModelForMaskedLM does not load it (")
     assert "no-such-model" in said
+
+
+# Scores of the evaluations
+
+
+def weights() -> str:
+    return files.sha256("model/model.safetensors")
+
+
+def test_scores_come_into_the_card_its_metadata_and_the_record(here, capsys):
+    jglue, text = (
+        evaluations.jglue(evaluations.model(weights())),
+        evaluations.text(evaluations.model(CHECKPOINT["sha256"])),
+    )
+    evaluations.write_jglue(here / "evaluation", jglue)
+    other = evaluations.text(evaluations.model("ab" * 32, "peer"), bits_per_character=1.5)
+    evaluations.write_text(here / "text_result.json", other, text)
+    release_model.main(jglue_result="evaluation", text_result="text_result.json")
+    card = ModelCard.load("release/bert-base-ja/README.md")
+    assert "| JSTS v1.3 | Pearson correlation | 0.880 ± 0.005 | 0.870 ± 0.005 |\n" in card.text
+    assert "| Pseudo-likelihood (bits a character) | 3.5000 |\n" in card.text
+    measured = {(r.dataset_name, r.dataset_split, r.metric_type): r.metric_value for r in card.data.eval_results}
+    assert (
+        measured["JGLUE JSTS v1.3", "test", "pearsonr"] == jglue["tasks"]["jsts"]["scores"]["pearson"]["test"]["mean"]
+    )
+    assert measured["aozora, running text", None, "bits_per_character"] == 3.5
+    record = files.read_record("release/bert-base-ja")
+    whole = {results.JGLUE: {"result": jglue, "whole": True}, results.TEXT: {"result": text, "whole": False}}
+    assert record["scores"] == whole
+    assert list(record["records"])[-2:] == [results.JGLUE, results.TEXT]
+    assert {"jglue.json", "jglue.md", "text_result.json"} < {file["name"] for file in record["inputs"]}
+    for file in Path("release/bert-base-ja").iterdir():
+        assert [word for word in (b"secret", str(here).encode()) if word in file.read_bytes()] == [], file
+    assert "not known" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("private", ["model", "text"])
+def test_of_a_private_text_scores_come_without_its_figures(here, private):
+    if private == "model":
+        edit_record("model/meta.json", corpus=CORPUS | {"private": True})
+    jglue, text = (
+        make(evaluations.model(weights(), "hospital", 7, 4480)) for make in (evaluations.jglue, evaluations.text)
+    )
+    evaluations.write_jglue(here / "evaluation", jglue)
+    corpus = {"corpus": evaluations.CORPUS | {"private": True}} if private == "text" else {}
+    evaluations.write_text(here / "text_result.json", text, **corpus)
+    release_model.main(jglue_result="evaluation/jglue.json", text_result="text_result.json")
+    said = Path("release/bert-base-ja/README.md").read_text()
+    assert "Without a fine-tuning, on aozora:\n" in said
+    assert ("stand in the training text too" in said) == (private == "text")
+    record = files.read_record("release/bert-base-ja")
+    found = json.dumps(record["scores"][results.TEXT])
+    for figure in ("hospital", "45678", "26101", "4096", evaluations.TEXT_FILE["sha256"], "4480"):
+        assert figure in json.dumps(text) and figure not in found
+    assert record["scores"][results.TEXT]["result"]["bits_per_character"] == 3.5
+    kept = json.dumps(record["scores"][results.JGLUE])
+    assert ("in_training_text" in kept, "hospital" in kept) == ((private == "text",) * 2)

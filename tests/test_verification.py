@@ -12,12 +12,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import evaluations
 import pytest
 from conftest import CONFIG, ROOT, SAMPLE, shared, stage
 from texts import text
 
 import release_model
-from bert_ja import files, model_card, verification
+from bert_ja import files, model_card, results, verification
 from bert_ja.cli import StageError
 
 STAGES = [
@@ -354,6 +355,7 @@ def test_a_release_of_a_private_corpus_is_checked_as_far_as_it_goes(place, capsy
     def edit(record):
         record["records"] = {stage: model_card.public(each, True) for stage, each in record["records"].items()}
         record["corpus"]["private"] = True
+        record["result"] = {name: value for name, value in record["result"].items() if name not in model_card.COUNTS}
         del record["history"]
 
     change(place / "release", edit)
@@ -423,6 +425,88 @@ def test_what_is_made_already_needs_no_more_room(place, disk):
 def test_a_second_verification_in_the_same_folder_is_held_off(place):
     with files.locked(place / "work"):
         assert verify(place).endswith("work now: wait for it, or end it first")
+
+
+# Scores of the evaluations
+
+
+def add_scores(release: Path, edit: Callable = lambda record: None) -> None:
+    """Give a release the results that release_model.py would have written into its record."""
+    sha256 = files.sha256(release / "model.safetensors")
+    contents = {
+        results.JGLUE: evaluations.jglue(evaluations.model(sha256)),
+        results.TEXT: evaluations.text(evaluations.model(sha256)),
+    }
+
+    def add(record):
+        record["scores"] = {name: {"result": content, "whole": True} for name, content in contents.items()}
+        for name, content in contents.items():
+            described = {"name": "result.json", "size": 1, "sha256": results.sums(content)[1]}
+            record["records"][name] = {"stage": name, "inputs": [], "outputs": [described]}
+        edit(record)
+
+    change(release, add)
+
+
+def test_scores_are_of_the_released_weights_and_were_not_measured_again(place, capsys):
+    add_scores(place / "release")
+    checks = verification.verify(place / "release", SAMPLE.parent, place / "work")
+    said = "the result is of the released weights, or of the checkpoint that they are from"
+    assert [check.line() for check in checks[12:]] == [
+        f"ok evaluate_jglue.py: {said}",
+        f"ok evaluate_text.py: {said}",
+        "not checked training and test: not repeated: nothing here proves that the weights come from the samples, and "
+        "the losses from them",
+        "not checked evaluations: not repeated: that the weights have these scores was found when they were measured",
+    ]
+    assert capsys.readouterr().err.endswith(": 14 checks; training, test and evaluations were not repeated\n")
+
+
+def _score(name: str) -> Callable:
+    return lambda record: record["scores"][name]["result"]
+
+
+def _other_weights(record):
+    for name in results.CHECKS:
+        _score(name)(record)["model"]["weights"]["sha256"] = OTHER
+
+
+def _mean(record):
+    _score(results.JGLUE)(record)["tasks"]["jsts"]["scores"]["pearson"]["test"]["mean"] = 0.99
+    record["scores"][results.JGLUE]["whole"] = False
+
+
+def _measure(record):
+    _score(results.TEXT)(record)["bits_per_character"] = 1.5
+
+
+def _no_record_of_scores(record):
+    del record["records"][results.JGLUE]
+
+
+def _no_scores(record):
+    del record["scores"][results.TEXT]
+
+
+SCORES_TAMPERED = {
+    _other_weights: "evaluate_jglue.py: weights of the result: sha256 is 000000000000, the record says ",
+    _mean: "evaluate_jglue.py: result: jsts.pearson.test.mean is 0.99, the record says 0.87",
+    _measure: "evaluate_text.py: result: sha256 is ",
+    _no_record_of_scores: "evaluate_jglue.py: the release has a result and no record of it",
+    _no_scores: "evaluate_text.py: the release has a record of a result and no result",
+}
+
+
+@pytest.mark.parametrize(("edit", "says"), SCORES_TAMPERED.items(), ids=range(len(SCORES_TAMPERED)))
+def test_tampered_scores_are_caught_by_name(place, edit, says):
+    add_scores(place / "release", edit)
+    assert verify(place).startswith(f"{RECORDED} {says}")
+
+
+def test_scores_that_are_none_are_refused(place):
+    add_scores(place / "release", lambda record: _score(results.TEXT)(record).update(bits_per_character="few"))
+    with pytest.raises(StageError, match=r"meta\.json is damaged \(not the records of stages\)"):
+        verification.verify(place / "release", SAMPLE.parent, place / "work")
 
 
 # What takes longer
