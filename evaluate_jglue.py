@@ -15,7 +15,6 @@ from bert_ja import cli, files, jglue
 
 STAGE = "evaluate_jglue.py"
 RESULT, REPORT, RUNS = "jglue.json", "jglue.md", "runs"
-PUBLISHED = Path(__file__).resolve().parent / "configs" / "jglue_scores.yaml"
 TRAINING_TEXT = Path("data/train.txt")
 TRAIN_SPLITS = ("train", "valid")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
@@ -109,11 +108,9 @@ def record_of(measured, found: dict) -> dict:
 
 def write(folder: Path, result: dict, record: dict) -> str:
     """Write a result and its report, and last the record of both; the report."""
-    import yaml
-
     from bert_ja import evaluation
 
-    report = evaluation.report(result, yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")))
+    report = evaluation.report(result, evaluation.read_published())
     files.record_path(folder).unlink(missing_ok=True)
     files.write_bytes(folder / RESULT, (json.dumps(result, ensure_ascii=False, indent=1) + "\n").encode())
     files.write_bytes(folder / REPORT, report.encode())

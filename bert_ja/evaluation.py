@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+import yaml
 
 from bert_ja import documents, files, finetuning, jglue, scores, spans
 from bert_ja.cli import StageError, say
@@ -20,6 +21,7 @@ from bert_ja.finetuning import Device, Setting
 from bert_ja.jglue import Example, Task, TaskFiles
 from bert_ja.model_folder import Measured
 
+PUBLISHED = Path(__file__).resolve().parents[1] / "configs" / "jglue_scores.yaml"
 FIRST_SEED = 1
 SCORED = ("valid", "test")
 DRAWN_BY = 1000  # seed of what is held out, whatever the seed of a fine-tuning
@@ -270,6 +272,23 @@ def evaluate(evaluation: Evaluation, runs: Runs, recipe: Recipe, found: TaskFile
 
 
 # Tables
+
+
+def read_published(path: Path = PUBLISHED) -> dict:
+    """{"source": ..., "models": [{"name": ..., "valid": {"jsts": [0.909, 0.868]}, "test": ...}]}, by a task's metrics.
+
+    Raises StageError where a model's scores are not those of its tasks, as users may add models.
+    """
+    try:
+        published = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for model in published["models"]:
+            for split in SCORED:
+                for name, values in (model.get(split) or {}).items():
+                    if len(values) != len(jglue.TASKS[name].metrics) or not all(0 <= value <= 1 for value in values):
+                        raise ValueError(name)
+        return published | {"source": published["source"]}
+    except (yaml.YAMLError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise StageError(f"{path} is not as its first model is ({error}): mend it, or get it back with git") from None
 
 
 def _cells(values: Iterable[str]) -> str:

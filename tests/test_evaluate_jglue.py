@@ -1,7 +1,6 @@
 """evaluate_jglue.py, the stage: settings and seeds, what a kill leaves, results, tables, and what it refuses."""
 
 import json
-import math
 import shutil
 from pathlib import Path
 
@@ -267,13 +266,14 @@ def test_the_defaults_are_the_published_recipe():
     assert Recipe().runs == 10
 
 
-def test_published_scores_fit_the_tasks():
-    published = yaml.safe_load((ROOT / "configs" / "jglue_scores.yaml").read_text(encoding="utf-8"))
-    for model in published["models"]:
-        for split in evaluation.SCORED:
-            for name, values in (model.get(split) or {}).items():
-                assert len(values) == len(jglue.TASKS[name].metrics)
-                assert all(0 < value < 1 and math.isfinite(value) for value in values)
+def test_published_scores_fit_the_tasks(tmp_path):
+    published = evaluation.read_published()
+    assert published["models"][1]["valid"]["jsts"] == [0.909, 0.868]
+    for wrong in ("jsts: [0.9]", "jsts: [90, 86]", "glue: [0.9]", "jsts: 0.9"):
+        path = tmp_path / "scores.yaml"
+        path.write_text(f"source: here\nmodels:\n  - name: mine\n    valid: {{{wrong}}}\n")
+        with pytest.raises(StageError, match="is not as its first model is"):
+            evaluation.read_published(path)
 
 
 def test_an_overlap_is_counted_by_distinct_sentences_after_nfkc(tmp_path):
