@@ -23,6 +23,14 @@ def _require_same(found: Iterable[tuple[object, Result]], what: str, mend: str) 
             raise StageError(f"{other.path} {what} {value}, and {one.path} {first}: {mend}")
 
 
+def _drawn(result: Result) -> str:
+    """What was measured: "1,000 sentences of the text with sha256 5a5a5a5a5a5a, drawn by seed 1000"."""
+    text = result.content.get("text") or {}
+    sentences, seed = (text.get(name) for name in results.DRAWN)
+    count = f"{sentences:,}" if isinstance(sentences, int) else "the"
+    return f"{count} sentences of the text with {short(text.get('sha256'))}, drawn by seed {seed}"
+
+
 def require_comparable(found: list[Result]) -> None:
     """Refuse results of other tasks, of other parts trained on, or of another text, in one sentence."""
     jglue, text = ([result for result in found if result.stage == stage] for stage in (JGLUE, TEXT))
@@ -35,8 +43,7 @@ def require_comparable(found: list[Result]) -> None:
         versions = [(result.content["tasks"][task]["version"], result) for result in measured]
         _require_same(versions, f"is of {task}", "compare results of one version")
     if text:
-        texts = [(short((result.content.get("text") or {}).get("sha256")), result) for result in text]
-        _require_same(texts, "is of the text with", "compare results on one text")
+        _require_same([(_drawn(result), result) for result in text], "measures", "compare results on one text and draw")
 
 
 def _scores(result: Result, part: str) -> dict[str, tuple[float, float | None]]:

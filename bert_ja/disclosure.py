@@ -75,6 +75,7 @@ FIELDS = {  # of the records of all stages
     **{"curve": {ANY: KEPT}, "dump": DUMP, "gate": GATE},
 }
 MEASURED = _kept("name", "steps", "tokens") | {"weights": FILE}
+MEASURED_TEXT = FILE | _kept("corpus", "private", *results.DRAWN)
 SCORES = {ANY: {ANY: _kept("mean", "sd", "values")}}
 SETTING = {ANY: KEPT}
 TASK = _kept("title", "version") | {
@@ -84,7 +85,7 @@ TASK = _kept("title", "version") | {
 RESULT = {  # of the evaluations
     **_kept("random_weights", "train_split", "seeds", "precision", "training_text"),
     **_kept(*results.TEXT_MEASURES, *results.TEXT_COUNTS),
-    **{"model": MEASURED, "text": FILE, "versions": VERSIONS, "tasks": {ANY: TASK}},
+    **{"model": MEASURED, "text": MEASURED_TEXT, "versions": VERSIONS, "tasks": {ANY: TASK}},
 }
 LEFT_OUT = {  # wherever they stand
     "run": "time, host, command and paths",

@@ -29,6 +29,10 @@ JGLUE_METRICS = {  # key of a score -> the Hub's metric, its name here
 TEXT_METRICS = {  # key of a measure of the model -> the Hub's metric, its name here
     "bits_per_character": ("bits_per_character", "Pseudo-likelihood (bits a character)"),
     "pseudo_perplexity_per_character": ("perplexity", "Pseudo-perplexity a character"),
+    "bits_per_character_single_masks": (
+        "bits_per_character",
+        "Pseudo-likelihood, each token masked alone (bits a character)",
+    ),
     "fill_mask_accuracy_at_1": ("accuracy", "Masked words filled at the first guess (share)"),
     "fill_mask_accuracy_at_5": ("accuracy", "Masked words filled in five guesses (share)"),
     "fill_mask_content_accuracy_at_1": ("accuracy", "Masked content words filled at the first guess (share)"),
@@ -39,10 +43,12 @@ TOKENIZER_MEASURES = {  # of its tokenizer on the same text
     "characters_per_token": "Characters a token",
     "unknown_rate": "Unknown tokens (share)",
     "whole_word_rate": "Words that are one token (share)",
-    "word_border_rate": "Borders of words that are borders of tokens (share)",
+    "word_border_rate": "Words that begin and end where tokens do (share)",
 }
 TEXT_MEASURES = {key: name for key, (_, name) in TEXT_METRICS.items()} | TOKENIZER_MEASURES
-TEXT_COUNTS = ("sentences", "characters", "tokens", "too_long", "fill_mask_words", "nsp_pairs")
+TEXT_COUNTS = ("sentences", "characters", "tokens", "too_long", "nsp_pairs")
+TEXT_COUNTS += ("fill_mask_words", "fill_mask_content_words")
+DRAWN = ("drawn_sentences", "seed")  # what was drawn of a text
 MEAN_DIGITS = 1e-5  # by which a mean may differ from that of its values
 
 

@@ -13,11 +13,13 @@ SETTING = {
 MEASURES = {
     "bits_per_character": 3.5,
     "pseudo_perplexity_per_character": 11.313708498984761,
+    "bits_per_character_single_masks": 3.25,
     "fill_mask_accuracy_at_1": 0.25,
     "fill_mask_accuracy_at_5": 0.5,
     "fill_mask_content_accuracy_at_1": 0.125,
     "fill_mask_content_accuracy_at_5": 0.375,
     "fill_mask_words": 4096,
+    "fill_mask_content_words": 2048,
     "nsp_accuracy": 0.75,
     "nsp_pairs": 900,
     "characters_per_token": 1.75,
@@ -30,6 +32,7 @@ MEASURES = {
     "too_long": 2,
 }
 TEXT_FILE = {"name": "test.txt", "size": 137034, "sha256": "7e" * 32}
+DRAWN = {"corpus": "aozora", "private": False, "drawn_sentences": 1236, "seed": 1000}
 CORPUS = {"name": "aozora", "license": "public domain", "source": "https://www.aozora.gr.jp/", "private": False}
 
 
@@ -69,7 +72,7 @@ def jglue(measured: dict, pearson: tuple = (0.875, 0.88, 0.885), **changes) -> d
 
 def text(measured: dict, **changes) -> dict:
     """text_result.json of one model."""
-    return MEASURES | {"model": measured, "text": TEXT_FILE} | changes
+    return MEASURES | {"model": measured, "text": TEXT_FILE | DRAWN} | changes
 
 
 def write_jglue(folder: Path, content: dict, **changes) -> Path:

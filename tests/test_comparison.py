@@ -86,7 +86,10 @@ def test_results_that_are_not_of_the_same_thing_are_refused():
     )
     del other["tasks"]["jsquad"]
     comparison.require_comparable([first, result(other)])
-    described = {"name": "x.txt", "size": 1, "sha256": "5e" * 32}
-    assert refusal(text("aa"), first, text("bb", path="u.json", text=described)) == (
-        "u.json is of the text with sha256 5e5e5e5e5e5e, and t.json sha256 7e7e7e7e7e7e: compare results on one text"
+    described = evaluations.TEXT_FILE | evaluations.DRAWN
+    drawn = "1,236 sentences of the text with sha256 7e7e7e7e7e7e, drawn by seed 1000"
+    assert refusal(text("aa"), first, text("bb", path="u.json", text=described | {"sha256": "5e" * 32})) == (
+        f"u.json measures {drawn.replace('7e', '5e')}, and t.json {drawn}: compare results on one text and draw"
     )
+    fewer = text("bb", path="u.json", text=described | {"drawn_sentences": 100, "seed": 1})
+    assert refusal(text("aa"), fewer).startswith("u.json measures 100 sentences of the text with sha256 7e7e7e7e7e7e, ")

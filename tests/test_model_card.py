@@ -789,6 +789,7 @@ model:
 |---|---|
 | Pseudo-likelihood (bits a character) | 3.5000 |
 | Pseudo-perplexity a character | 11.3137 |
+| Pseudo-likelihood, each token masked alone (bits a character) | 3.2500 |
 | Masked words filled at the first guess (share) | 0.2500 |
 | Masked words filled in five guesses (share) | 0.5000 |
 | Masked content words filled at the first guess (share) | 0.1250 |
@@ -797,7 +798,7 @@ model:
 | Characters a token | 1.7500 |
 | Unknown tokens (share) | 0.0010 |
 | Words that are one token (share) | 0.6250 |
-| Borders of words that are borders of tokens (share) | 0.9375 |"""
+| Words that begin and end where tokens do (share) | 0.9375 |"""
 
 
 def test_scores_of_the_evaluations_stand_behind_the_test_result():
@@ -815,7 +816,7 @@ def test_the_hub_reads_the_scores_as_results_of_data_sets_of_their_own():
     facts = with_scores()
     card = ModelCard(model_card.model_card(facts))
     assert card.data.to_dict() == metadata(facts).to_dict()
-    assert len(card.data.eval_results) == 6 + 5 + 7
+    assert len(card.data.eval_results) == 6 + 5 + 8
     first = metadata(facts).to_dict()["model-index"][0]["results"][2]
     assert first == {
         "task": {"type": "sentence-similarity", "name": "Sentence similarity"},
