@@ -76,7 +76,7 @@ def _setting(task: dict) -> str:
     setting, tried, cut = task["setting"], len(task["tried"]), sum((task.get("cut") or {}).values())
     known = [
         f"learning rate {setting['learning_rate']:g}" if "learning_rate" in setting else None,
-        f"{setting['epochs']:g} epochs" if "epochs" in setting else None,
+        f"{setting['epochs']:g} epoch{'s' * (setting['epochs'] != 1)}" if "epochs" in setting else None,
         f"batches of {setting['batch_size']:,}" if "batch_size" in setting else None,
         f"at most {setting['max_length']:,} tokens" if "max_length" in setting else None,
     ]
