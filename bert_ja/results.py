@@ -30,7 +30,7 @@ TEXT_METRICS = {  # key of a measure of the model -> the Hub's metric, its name 
     "bits_per_character": ("bits_per_character", "Pseudo-likelihood (bits a character)"),
     "pseudo_perplexity_per_character": ("perplexity", "Pseudo-perplexity a character"),
     "bits_per_character_single_masks": (
-        "bits_per_character",
+        "bits_per_character_single_masks",
         "Pseudo-likelihood, each token masked alone (bits a character)",
     ),
     "fill_mask_accuracy_at_1": ("accuracy", "Masked words filled at the first guess (share)"),

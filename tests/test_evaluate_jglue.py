@@ -5,8 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import yaml
-from conftest import ROOT, SAMPLE, refusal, shared, stage
+from conftest import SAMPLE, refusal, shared, stage
 
 import evaluate_jglue
 from bert_ja import disclosure, evaluation, files, jglue, model_folder, results, score_card, verification
