@@ -1,9 +1,9 @@
 """What an encoder is worth on JGLUE: fine-tuned for each task, several seeds, beside published scores.
 
-Reads a model folder or a checkpoint and JGLUE's own files; writes jglue.json, jglue.md and their record into a folder.
+Reads model folders or checkpoints and JGLUE's own files; writes jglue.json, jglue.md and their record into a folder.
 Ended at any moment, the same command goes on with the fine-tuning that it was at:
 
-    python3 evaluate_jglue.py --model model --data_dir JGLUE/datasets
+    python3 evaluate_jglue.py model --data_dir JGLUE/datasets
 """
 
 import contextlib
@@ -69,18 +69,18 @@ def choose_device(accelerator: str, precision: str | None):
     return Device("gpu" if gpu else "cpu", precision or (fast if gpu else "32-true"))
 
 
-def evaluate_model(subject, tasks, found, splits, recipe, output_dir: Path) -> dict:
-    """The results of all tasks, by name."""
-    from bert_ja import evaluation, tokenization
+def output_folders(models: tuple[str, ...], output_dir: Path) -> dict[str, Path]:
+    """Where the results of each model go: into `output_dir` itself, or of several into a folder for each."""
+    from bert_ja import model_folder
 
-    tokenizer = tokenization.load_tokenizer(subject.measured.folder, subject.measured.private)
-    results = {}
-    for task in tasks:
-        work = evaluation.Evaluation(task, subject, tokenizer, splits[task.name])
-        facts = evaluation.fixed_facts(task, subject, found[task.name], recipe, work.longest)
-        runs = evaluation.Runs(output_dir / RUNS / task.name, facts)
-        results[task.name] = evaluation.evaluate(work, runs, recipe, found[task.name])
-    return results
+    for model in models:
+        model_folder.require(model)
+    if len(models) == 1:
+        return {models[0]: output_dir}
+    folders = {model: output_dir / model_folder.file_name(model) for model in models}
+    if len(set(folders.values())) < len(models):
+        raise cli.StageError("two of the models have one name, and would write to one folder: name them in two calls")
+    return folders
 
 
 def overlap_with(text: Path, splits: dict[str, dict[str, list]]) -> dict[str, dict[str, dict]]:
@@ -91,6 +91,30 @@ def overlap_with(text: Path, splits: dict[str, dict[str, list]]) -> dict[str, di
         for name, parts in splits.items()
     }
     return evaluation.overlaps(text, wanted)
+
+
+def result_of(subject, found: dict, splits: dict, recipe, folder: Path, text: Path | None) -> dict:
+    """What is found of a model on all tasks, its fine-tunings kept in a folder."""
+    from bert_ja import evaluation, tokenization, training
+
+    measured, results = subject.measured, {}
+    tokenizer = tokenization.load_tokenizer(measured.folder, measured.private)
+    with training.one_line_failures(), contextlib.redirect_stdout(sys.stderr):
+        for name, task_files in found.items():
+            task = evaluation.Evaluation(jglue.TASKS[name], subject, tokenizer, splits[name])
+            facts = evaluation.fixed_facts(jglue.TASKS[name], subject, task_files, recipe, task.longest)
+            runs = evaluation.Runs(folder / RUNS / name, facts)
+            results[name] = evaluation.evaluate(task, runs, recipe, task_files)
+    overlap = overlap_with(text, splits) if text else {}
+    return {
+        "model": subject.facts(),
+        "random_weights": subject.random_weights,
+        "train_split": recipe.train_split,
+        "seeds": recipe.seeds,
+        "precision": subject.device.precision,
+        "training_text": is_training_text(text, measured.record) if text else None,
+        "tasks": {name: result | {"overlap": overlap.get(name)} for name, result in results.items()},
+    }
 
 
 def record_of(measured, found: dict) -> dict:
@@ -119,7 +143,7 @@ def write(folder: Path, result: dict, record: dict) -> str:
 
 
 def main(
-    model: str = "model",
+    *models: str,
     data_dir: str = "JGLUE/datasets",
     output_dir: str = "evaluation",
     tasks: str = ",".join(jglue.DEFAULT_TASKS),
@@ -136,10 +160,12 @@ def main(
     accelerator: str = "auto",
     precision: str | None = None,
 ) -> None:
-    """Fine-tune and score an encoder on the tasks of JGLUE.
+    """Fine-tune and score encoders on the tasks of JGLUE; `model` where none is named.
+
+    A model is a folder (of export_model.py, or of any encoder of the Hub), a checkpoint file, a run folder, best or
+    last. What several models give goes into a folder for each in output_dir.
 
     Args:
-        model: Model folder (of export_model.py, or any encoder of the Hub), checkpoint file, run folder, best or last.
         data_dir: Folder with jsts-v1.3 and so on, as in the JGLUE repository; of several versions the newest is taken.
         output_dir: Folder to write to. What its folder runs holds of this model is not done again.
         tasks: Some of jsts, jnli, jsquad, jcommonsenseqa, jcola and marc_ja, parted by commas.
@@ -156,6 +182,7 @@ def main(
         accelerator: auto, cpu or gpu.
         precision: 32-true, bf16-mixed or 16-mixed; when not given, mixed on a GPU and 32-true on a CPU.
     """
+    models = models or ("model",)
     wanted = named_tasks(tasks)
     rates, counts = numbers("learning_rates", learning_rates, float), numbers("epochs", epochs, int)
     cli.require(
@@ -182,25 +209,17 @@ def main(
     recipe = evaluation.Recipe(rates, counts, seeds, batch_size, warmup_ratio, weight_decay, train_split)
     splits = {task.name: evaluation.read_splits(task, found[task.name], train_split) for task in wanted}
     text = None if random_weights else training_text(training_text_file)
-    folder = Path(output_dir)
-    folder.mkdir(parents=True, exist_ok=True)
+    folders = output_folders(models, Path(output_dir))
+    device = choose_device(accelerator, precision)
 
-    with files.locked(folder), model_folder.opened(model) as measured:
-        subject = evaluation.Subject(measured, random_weights, choose_device(accelerator, precision))
-        with training.one_line_failures(), contextlib.redirect_stdout(sys.stderr):
-            tasks_found = evaluate_model(subject, wanted, found, splits, recipe, folder)
-        overlap = overlap_with(text, splits) if text else {}
-        result = {
-            **{"model": subject.facts(), "random_weights": random_weights, "train_split": train_split, "seeds": seeds},
-            "precision": subject.device.precision,
-            "training_text": is_training_text(text, measured.record) if text else None,
-            "tasks": {name: task | {"overlap": overlap.get(name)} for name, task in tasks_found.items()},
-        }
-        report = write(
-            folder, result, record_of(measured, found) | {"run": files.run_facts(model=model, data=data_dir)}
-        )
-    print(report, end="")
-    cli.say(f"wrote {RESULT} and {REPORT} to {folder}")
+    for model, folder in folders.items():
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.locked(folder), model_folder.opened(model) as measured:
+            subject = evaluation.Subject(measured, random_weights, device)
+            result = result_of(subject, found, splits, recipe, folder, text)
+            run = {"run": files.run_facts(model=model, data_dir=data_dir)}
+            print(write(folder, result, record_of(measured, found) | run), end="", flush=True)
+        cli.say(f"wrote {RESULT} and {REPORT} to {folder}")
 
 
 if __name__ == "__main__":

@@ -222,7 +222,7 @@ def measure_jsts(checkpoint: Path, jglue_dir: Path, precision: str, threads: int
     options = options_of(
         {"data_dir": jglue_dir.absolute(), **JGLUE, "precision": precision, "output_dir": folder / "jglue"}
     )
-    run_stage([str(ROOT / "evaluate_jglue.py"), "--model", str(checkpoint), *options], folder, threads)
+    run_stage([str(ROOT / "evaluate_jglue.py"), str(checkpoint), *options], folder, threads)
     result = json.loads((folder / "jglue" / "jglue.json").read_bytes())
     return result["tasks"]["jsts"]["scores"]["spearman"]["valid"]["mean"]
 

@@ -74,7 +74,7 @@ def read_splits(task: Task, found: TaskFiles, train_split: str) -> dict[str, lis
         raise StageError(f"{task.title} has no {train_split} file of version {found.version}: {other}{task.get}")
     splits = {split: jglue.read(task, path) for split, path in found.paths.items()}
     if train_split == "valid":
-        splits["train"], splits["valid"] = jglue.hold_out(splits["valid"], DRAWN_BY)
+        splits["train"], splits["valid"] = jglue.hold_out(task, splits["valid"], DRAWN_BY)
     if "valid" not in splits:
         raise StageError(
             f"{task.title} has no valid file of version {found.version} to choose a setting on: {task.get}"

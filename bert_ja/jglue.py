@@ -218,16 +218,42 @@ def read(task: Task, path: Path) -> list[Example]:
     return examples
 
 
-def hold_out(examples: list[Example], seed: int, share: float = HELD_OUT) -> tuple[list[Example], list[Example]]:
-    """(what stays for training, what is drawn for a choice): examples with an equal last text stay together.
+def _groups(task: Task, examples: list[Example]) -> list[int]:
+    """A number for each example, equal for those that share a text, directly or through others.
 
-    Questions on one paragraph are alike, and so are the pairs of one caption.
+    JNLI has nearly each pair the other way round too, and several pairs of one image: a part that is held out must not
+    show them again. Of questions on a context only the context counts.
     """
-    keys = [draws.key(seed, "hold out", example.texts[-1]) for example in examples]
-    drawn = draws.uniform(np.array(keys, np.uint64), np.zeros(len(keys), np.int64)) < share
+    leader: dict[str, str] = {}
+
+    def lead(text: str) -> str:
+        while leader.setdefault(text, text) != text:
+            leader[text] = text = leader[leader[text]]
+        return text
+
+    texts = [example.texts[1:] if task.kind == "spans" else example.texts[:2] for example in examples]
+    texts = [each[:1] if task.kind == "choice" else each for each in texts]
+    for first, *others in texts:
+        for other in others:
+            leader[lead(other)] = lead(first)
+    numbers: dict[str, int] = {}
+    return [numbers.setdefault(lead(first), len(numbers)) for first, *_ in texts]
+
+
+def hold_out(
+    task: Task, examples: list[Example], seed: int, share: float = HELD_OUT
+) -> tuple[list[Example], list[Example]]:
+    """(what stays for training, what is drawn for a choice, at most `share` of all): no text stands in both."""
+    groups = np.array(_groups(task, examples))
+    sizes = np.bincount(groups)
+    room, held = round(share * len(examples)), np.zeros(len(sizes), bool)
+    for group in np.argsort(draws.uniform(draws.key(seed, "hold out"), np.arange(len(sizes))), kind="stable"):
+        if sizes[group] <= room:
+            held[group], room = True, room - sizes[group]
+    drawn = held[groups]
     return (
-        [example for example, held in zip(examples, drawn, strict=True) if not held],
-        [example for example, held in zip(examples, drawn, strict=True) if held],
+        [example for example, out in zip(examples, drawn, strict=True) if not out],
+        [example for example, out in zip(examples, drawn, strict=True) if out],
     )
 
 

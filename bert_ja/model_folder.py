@@ -92,6 +92,16 @@ def require(model: str) -> None:
         raise cli.StageError(f"{model} not found: name a model folder, a checkpoint file, a run folder, best or last")
 
 
+def file_name(model: str) -> str:
+    """A name for what belongs to a model: its folder's, or its run's and checkpoint's, version_0-epoch=0-step=750."""
+    if is_folder(model):
+        return Path(model).resolve().name
+    from bert_ja import training
+
+    path = training.find_checkpoint(model).absolute()
+    return f"{path.parent.parent.name}-{path.stem}"
+
+
 def _open_folder(folder: Path) -> Measured:
     if not (folder / CONFIG_FILE).is_file():
         raise cli.StageError(

@@ -68,7 +68,6 @@ def evaluated(tmp_path_factory, data, work, model):
     folder = tmp_path_factory.mktemp("evaluated") / "evaluation"
     done = stage(
         "evaluate_jglue.py",
-        "--model",
         model,
         "--data_dir",
         data,
@@ -156,7 +155,6 @@ def test_what_is_done_is_not_done_again_and_what_is_not_is(evaluated, data, work
     kept = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.json")}
     done = stage(
         "evaluate_jglue.py",
-        "--model",
         model,
         "--data_dir",
         data,
@@ -179,7 +177,6 @@ def test_a_run_that_is_damaged_is_named(evaluated, data, work, model, tmp_path):
     broken.write_bytes(broken.read_bytes()[:50])
     said = refusal(
         "evaluate_jglue.py",
-        "--model",
         model,
         "--data_dir",
         data,
@@ -205,14 +202,13 @@ def test_another_model_or_setting_is_another_run(tmp_path):
 def test_a_checkpoint_and_random_weights_are_evaluated_too(data, work, run, tmp_path):
     options = ("--data_dir", data, "--tasks", "jnli", "--quick", "True", *QUICK)
     checkpoint = run / "checkpoints" / "last.ckpt"
-    stage("evaluate_jglue.py", "--model", checkpoint, "--output_dir", tmp_path / "a", *options, cwd=work)
+    stage("evaluate_jglue.py", checkpoint, "--output_dir", tmp_path / "a", *options, cwd=work)
     result = json.loads((tmp_path / "a" / "jglue.json").read_text())
     assert result["model"]["weights"] == files.describe(checkpoint)
     assert result["seeds"] == 1
     assert result["tasks"]["jnli"]["scores"]["accuracy"]["valid"]["sd"] is None
     stage(
         "evaluate_jglue.py",
-        "--model",
         checkpoint,
         "--output_dir",
         tmp_path / "b",
@@ -308,20 +304,31 @@ def test_an_overlap_is_counted_by_distinct_sentences_after_nfkc(tmp_path):
         ),
         (("--tasks", "jcola"), "has no jcola-v*, the files of JCoLA: git clone https://github.com/osekilab/JCoLA"),
         (
-            ("--model", "nothing"),
+            ("", "nothing"),
             "nothing not found: name a model folder, a checkpoint file, a run folder, best or last",
         ),
-        (("--model", "data"), "data has no config.json: name a model folder"),
-        (("--model", "data/train.txt"), "cannot be read as a checkpoint"),
+        (("", "data"), "data has no config.json: name a model folder"),
+        (("", "data/train.txt"), "cannot be read as a checkpoint"),
         (("--training_text_file", "absent.txt"), "absent.txt not found: name the text that the model was trained on"),
         (("--sedes", "3"), "--sedes is not an option of evaluate_jglue.py (did you mean --seeds?)"),
     ],
 )
 def test_what_cannot_work_is_refused_in_one_sentence(work, model, data, tmp_path, options, message):
     given = {"--data_dir": data, "--output_dir": tmp_path / "out"} | dict([options])
-    arguments = [part for option in given.items() for part in option]
+    arguments = [part for option in given.items() for part in option if part != ""]
     assert message in refusal("evaluate_jglue.py", *arguments, cwd=work)
     assert not (tmp_path / "out" / "jglue.json").exists()
+
+
+def test_several_models_have_a_folder_each(work, model, run, data, tmp_path):
+    checkpoint = run / "checkpoints" / "last.ckpt"
+    options = ("--data_dir", data, "--output_dir", tmp_path, "--tasks", "jnli", "--quick", "True", *QUICK)
+    stage("evaluate_jglue.py", model, checkpoint, *options, cwd=work)
+    assert {path.parent.name for path in tmp_path.glob("*/jglue.json")} == {"model", "version_0-last"}
+    said = refusal(
+        "evaluate_jglue.py", checkpoint, run / "checkpoints" / ".." / "checkpoints" / "last.ckpt", *options, cwd=work
+    )
+    assert said.startswith("two of the models have one name")
 
 
 def test_two_evaluations_do_not_write_the_same_folder(work, model, data, tmp_path):
@@ -360,7 +367,7 @@ def test_real_tasks_are_evaluated_by_a_tiny_model(work, model, tmp_path):
         "--accelerator",
         "cpu",
     )
-    stage("evaluate_jglue.py", "--model", model, "--data_dir", folder, "--output_dir", tmp_path, *options, cwd=work)
+    stage("evaluate_jglue.py", model, "--data_dir", folder, "--output_dir", tmp_path, *options, cwd=work)
     result = json.loads((tmp_path / "jglue.json").read_text())
     assert result["tasks"]["jsquad"]["examples"]["test"] == 4420
     assert 0 < result["tasks"]["jsquad"]["unreachable_answers"]["test"] < 0.6

@@ -125,14 +125,24 @@ def test_files_that_are_absent_are_said_how_to_get(tmp_path, task, how):
         jglue.find_files(TASKS[task], tmp_path)
 
 
-def test_what_is_held_out_shares_no_last_text_with_what_stays():
-    examples = [Example((f"q{number}", f"c{number // 4}"), ()) for number in range(4000)]
-    stays, held = jglue.hold_out(examples, 7)
-    assert len(stays) + len(held) == 4000
-    assert 0.07 < len(held) / 4000 < 0.13
+def test_what_is_held_out_shares_no_text_with_what_stays():
+    """Pairs both ways, and linked through a third: a-b, b-a, b-c are one group."""
+    pairs = [(f"{n}a", f"{n}b") for n in range(300)] + [(f"{n}b", f"{n}a") for n in range(300)]
+    pairs += [(f"{n}b", f"{n}c") for n in range(0, 300, 3)]
+    examples = [Example(pair, 0) for pair in pairs]
+    stays, held = jglue.hold_out(TASKS["jnli"], examples, 7)
+    assert sorted(e.texts for e in stays + held) == sorted(pairs)
+    assert 0.09 < len(held) / len(pairs) <= 0.1
+    assert not {text for e in stays for text in e.texts} & {text for e in held for text in e.texts}
+    assert jglue.hold_out(TASKS["jnli"], examples, 7) == (stays, held)
+    assert jglue.hold_out(TASKS["jnli"], examples, 8) != (stays, held)
+
+
+def test_questions_on_one_context_are_held_out_together_and_equal_questions_are_not():
+    examples = [Example(("いつ？", f"c{number // 4}"), ()) for number in range(400)]
+    stays, held = jglue.hold_out(TASKS["jsquad"], examples, 7)
+    assert len(held) == 40
     assert not {e.texts[1] for e in stays} & {e.texts[1] for e in held}
-    assert jglue.hold_out(examples, 7) == (stays, held)
-    assert jglue.hold_out(examples, 8) != (stays, held)
 
 
 def test_the_sentences_of_a_context_are_those_behind_its_title():
@@ -144,6 +154,10 @@ def test_the_sentences_of_a_context_are_those_behind_its_title():
 
 def test_the_real_files_are_read_whole():
     folder = shared("data", "jglue")
+    nli = jglue.read(TASKS["jnli"], folder / "jnli-v1.3" / "valid-v1.3.json")
+    stays, held = jglue.hold_out(TASKS["jnli"], nli, 1)
+    assert len(held) == 243
+    assert not {text for e in stays for text in e.texts} & {text for e in held for text in e.texts}
     counts = {
         name: {
             split: len(jglue.read(TASKS[name], path))
