@@ -38,6 +38,8 @@ def main(*result_files: str, output_dir: str = "scores", part: str = "valid") ->
     found = read(result_files)
     comparison.require_comparable(found)
     rows = comparison.rows(found, part)
+    for doubt in comparison.doubts(found):
+        cli.say(f"warning: the results of JGLUE were not found alike, {doubt}")
     if not score_curve.names_of(rows):
         raise cli.StageError(f"no result has scores on the {results.PARTS[part]} part: name another --part")
     table = score_curve.table(rows)

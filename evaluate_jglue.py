@@ -7,8 +7,10 @@ Ended at any moment, the same command goes on with the fine-tuning that it was a
 """
 
 import contextlib
+import functools
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from bert_ja import cli, files, jglue
@@ -17,6 +19,8 @@ STAGE = "evaluate_jglue.py"
 RESULT, REPORT, RUNS = "jglue.json", "jglue.md", "runs"
 TRAINING_TEXT = Path("data/train.txt")
 TRAIN_SPLITS = ("train", "valid")
+USUAL = {"learning_rates": (2e-5, 3e-5, 5e-5), "epochs": (3, 4), "seeds": 5}  # JGLUE's own search, and seeds
+QUICK = {"learning_rates": (5e-5,), "epochs": (3,), "seeds": 1}
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -39,21 +43,42 @@ def named_tasks(text: str) -> list[jglue.Task]:
     return [jglue.TASKS[name] for name in names]
 
 
-def training_text(given: str | None) -> Path | None:
-    """The text to look for sentences of the evaluation in; None where there is none to be found."""
-    if given is not None:
-        return files.require_text(given, "name the text that the model was trained on with --training_text")
-    if TRAINING_TEXT.is_file():
-        return TRAINING_TEXT
-    cli.say(f"the overlap with the training text is not known: there is no {TRAINING_TEXT}, pass --training_text")
-    return None
+class TrainingText:
+    """The text in which sentences of the evaluation are looked for, read once for all models."""
 
+    def __init__(self, given: str | None, splits: dict[str, dict[str, list]]):
+        self.given, self.path, self.splits = given is not None, Path(given or TRAINING_TEXT), splits
+        if given is not None:
+            files.require_text(self.path, "name the text that the model was trained on with --training_text_file")
 
-def is_training_text(text: Path, record: dict) -> bool | None:
-    """Whether a model's records name a text as that of its samples; None where they say nothing."""
-    made = [each for each in record.get("history") or [] if each.get("stage") == "prepare_train_data.py"]
-    sums = {file.get("sha256") for each in made for file in each.get("inputs") or []}
-    return files.sha256(text) in sums if sums - {None} else None
+    def is_of(self, record: dict) -> bool | None:
+        """Whether a model's records name it as the text of its samples; None where they say nothing."""
+        made = [each for each in record.get("history") or [] if each.get("stage") == "prepare_train_data.py"]
+        sums = {file.get("sha256") for each in made for file in each.get("inputs") or []} - {None}
+        return self.sha256 in sums if sums and self.path.is_file() else None
+
+    def overlap(self, model) -> dict[str, dict[str, dict]] | None:
+        """What of each task and split stands in it; None where nobody says that it is the model's."""
+        if self.given or self.is_of(model.record):
+            return self.found
+        cli.say(
+            f"{model.name}: its records do not name {self.path} as its text, pass --training_text_file for an overlap"
+        )
+        return None
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        return files.sha256(self.path)
+
+    @functools.cached_property
+    def found(self) -> dict[str, dict[str, dict]]:
+        from bert_ja import evaluation
+
+        wanted = {
+            name: {split: jglue.sentences_of(jglue.TASKS[name], examples) for split, examples in parts.items()}
+            for name, parts in self.splits.items()
+        }
+        return evaluation.overlaps(self.path, wanted)
 
 
 def choose_device(accelerator: str, precision: str | None):
@@ -83,38 +108,52 @@ def output_folders(models: tuple[str, ...], output_dir: Path) -> dict[str, Path]
     return folders
 
 
-def overlap_with(text: Path, splits: dict[str, dict[str, list]]) -> dict[str, dict[str, dict]]:
-    from bert_ja import evaluation
-
-    wanted = {
-        name: {split: jglue.sentences_of(jglue.TASKS[name], examples) for split, examples in parts.items()}
-        for name, parts in splits.items()
-    }
-    return evaluation.overlaps(text, wanted)
-
-
-def result_of(subject, found: dict, splits: dict, recipe, folder: Path, text: Path | None) -> dict:
+def result_of(subject, found: dict, splits: dict, recipe, folder: Path, text: TrainingText) -> dict:
     """What is found of a model on all tasks, its fine-tunings kept in a folder."""
     from bert_ja import evaluation, tokenization, training
 
     measured, results = subject.measured, {}
+    overlap = None if subject.random_weights else text.overlap(measured)
     tokenizer = tokenization.load_tokenizer(measured.folder, measured.private)
     with training.one_line_failures(), contextlib.redirect_stdout(sys.stderr):
         for name, task_files in found.items():
             task = evaluation.Evaluation(jglue.TASKS[name], subject, tokenizer, splits[name])
-            facts = evaluation.fixed_facts(jglue.TASKS[name], subject, task_files, recipe, task.longest)
-            runs = evaluation.Runs(folder / RUNS / name, facts)
+            runs = evaluation.Runs(folder / RUNS / name, evaluation.fixed_facts(task, task_files, recipe))
             results[name] = evaluation.evaluate(task, runs, recipe, task_files)
-    overlap = overlap_with(text, splits) if text else {}
     return {
         "model": subject.facts(),
         "random_weights": subject.random_weights,
         "train_split": recipe.train_split,
         "seeds": recipe.seeds,
         "precision": subject.device.precision,
-        "training_text": is_training_text(text, measured.record) if text else None,
-        "tasks": {name: result | {"overlap": overlap.get(name)} for name, result in results.items()},
+        "training_text": text.is_of(measured.record) if overlap else None,
+        "tasks": {name: result | {"overlap": overlap and overlap[name]} for name, result in results.items()},
     }
+
+
+def require_replaceable(folder: Path, subject, recipe, tasks: Sequence[str]) -> None:
+    """Refuse a folder whose results this call would replace by those of another model, or by fewer."""
+    path = folder / RESULT
+    if not path.is_file():
+        return
+    try:
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        same = earlier["model"]["weights"]["sha256"] == subject.measured.weights["sha256"]
+        same &= (earlier["random_weights"], earlier["train_split"]) == (subject.random_weights, recipe.train_split)
+        lost = [name for name in earlier["tasks"] if name not in tasks]
+    except (ValueError, KeyError, TypeError):
+        raise cli.StageError(f"{path} is not a result of {STAGE}: move it away, or name another --output_dir") from None
+    if not same:
+        raise cli.StageError(
+            f"{path} is of {earlier['model'].get('name')}, fine-tuned on {earlier['train_split']}, and would be "
+            "replaced: name another --output_dir"
+        )
+    if lost:
+        names = ",".join(dict.fromkeys([*earlier["tasks"], *tasks]))
+        raise cli.StageError(
+            f"{path} would lose {', '.join(lost)}: pass --tasks {names}, where what is done is not done again, or name "
+            "another --output_dir"
+        )
 
 
 def record_of(measured, found: dict) -> dict:
@@ -130,16 +169,12 @@ def record_of(measured, found: dict) -> dict:
     }
 
 
-def write(folder: Path, result: dict, record: dict) -> str:
-    """Write a result and its report, and last the record of both; the report."""
-    from bert_ja import evaluation
-
-    report = evaluation.report(result, evaluation.read_published())
+def write(folder: Path, result: dict, report: str, record: dict) -> None:
+    """Write a result and its report, and last the record of both."""
     files.record_path(folder).unlink(missing_ok=True)
     files.write_bytes(folder / RESULT, (json.dumps(result, ensure_ascii=False, indent=1) + "\n").encode())
     files.write_bytes(folder / REPORT, report.encode())
     files.write_record(folder, record | {"outputs": [files.describe(folder / name) for name in (RESULT, REPORT)]})
-    return report
 
 
 def main(
@@ -148,9 +183,9 @@ def main(
     output_dir: str = "evaluation",
     tasks: str = ",".join(jglue.DEFAULT_TASKS),
     quick: bool = False,
-    seeds: int = 5,
-    learning_rates: str = "2e-5,3e-5,5e-5",
-    epochs: str = "3,4",
+    seeds: int | None = None,
+    learning_rates: str | None = None,
+    epochs: str | None = None,
     batch_size: int = 32,
     warmup_ratio: float = 0.1,
     weight_decay: float = 0.0,
@@ -169,22 +204,27 @@ def main(
         data_dir: Folder with jsts-v1.3 and so on, as in the JGLUE repository; of several versions the newest is taken.
         output_dir: Folder to write to. What its folder runs holds of this model is not done again.
         tasks: Some of jsts, jnli, jsquad, jcommonsenseqa, jcola and marc_ja, parted by commas.
-        quick: One learning rate (the last one), one number of epochs (the first one) and one seed.
-        seeds: Fine-tunings with the chosen setting, each with another head and order of the examples.
-        learning_rates: Peaks of the learning rate to choose from on the validation set, parted by commas.
-        epochs: Numbers of epochs to choose from, parted by commas.
+        quick: One fine-tuning a task unless more are asked for, with a learning rate of 5e-5 and 3 epochs.
+        seeds: Fine-tunings with the chosen setting, each with another head and order of the examples; 5 when not given.
+        learning_rates: Peaks of the learning rate to choose from on the validation set, parted by commas; 2e-5, 3e-5
+            and 5e-5 when not given.
+        epochs: Numbers of epochs to choose from, parted by commas; 3 and 4 when not given.
         batch_size: Examples an optimizer step.
         warmup_ratio: Share of the optimizer steps over which the learning rate rises; then it falls to 0 linearly.
         weight_decay: Weight decay of AdamW, which spares biases and LayerNorm.
-        train_split: train, or valid where there is no training set, whose tenth part is then held out for the choice.
+        train_split: train, or valid where there is no training set; a tenth of it is then held out for the choice.
         random_weights: True measures the same architecture without pre-training, to compare with.
-        training_text_file: Text that the model was trained on, for the overlap; data/train.txt when not given.
+        training_text_file: Text that the model was trained on, for the overlap; data/train.txt when not given, where
+            the model's records name it.
         accelerator: auto, cpu or gpu.
         precision: 32-true, bf16-mixed or 16-mixed; when not given, mixed on a GPU and 32-true on a CPU.
     """
     models = models or ("model",)
     wanted = named_tasks(tasks)
-    rates, counts = numbers("learning_rates", learning_rates, float), numbers("epochs", epochs, int)
+    usual = QUICK if quick else USUAL
+    rates = numbers("learning_rates", learning_rates, float) if learning_rates is not None else usual["learning_rates"]
+    counts = numbers("epochs", epochs, int) if epochs is not None else usual["epochs"]
+    seeds = usual["seeds"] if seeds is None else seeds
     cli.require(
         {
             f"--seeds must be 1 or more, got {seeds}": seeds >= 1,
@@ -204,11 +244,9 @@ def main(
 
     training.quiet_start()
     training.quiet_loading()
-    if quick:
-        rates, counts, seeds = rates[-1:], counts[:1], 1
     recipe = evaluation.Recipe(rates, counts, seeds, batch_size, warmup_ratio, weight_decay, train_split)
     splits = {task.name: evaluation.read_splits(task, found[task.name], train_split) for task in wanted}
-    text = None if random_weights else training_text(training_text_file)
+    text, published = TrainingText(training_text_file, splits), evaluation.read_published()
     folders = output_folders(models, Path(output_dir))
     device = choose_device(accelerator, precision)
 
@@ -216,9 +254,11 @@ def main(
         folder.mkdir(parents=True, exist_ok=True)
         with files.locked(folder), model_folder.opened(model) as measured:
             subject = evaluation.Subject(measured, random_weights, device)
+            require_replaceable(folder, subject, recipe, list(found))
             result = result_of(subject, found, splits, recipe, folder, text)
-            run = {"run": files.run_facts(model=model, data_dir=data_dir)}
-            print(write(folder, result, record_of(measured, found) | run), end="", flush=True)
+            report, run = evaluation.report(result, published), files.run_facts(model=model, data_dir=data_dir)
+            write(folder, result, report, record_of(measured, found) | {"run": run})
+        print(report, end="", flush=True)
         cli.say(f"wrote {RESULT} and {REPORT} to {folder}")
 
 

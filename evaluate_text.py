@@ -1,7 +1,7 @@
 """Measure masked language models on a held-out text: bits per character, words filled in, lines that follow, tokens.
 
 Reads a text with one sentence a line and model folders or checkpoints; writes one JSON object on standard output. The
-measures compare models with other tokenizers too; see bert_ja/text_measures.py for what each one is:
+bits per character compare models with other tokenizers too; bert_ja/text_measures.py says what each measure is:
 
     python3 evaluate_text.py model --text_file data/test.txt > text_result.json
 """

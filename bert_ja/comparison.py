@@ -1,5 +1,7 @@
 """Results of several models beside each other: whether they may be compared, and a row of scores for each model."""
 
+import dataclasses
+from collections import Counter
 from collections.abc import Iterable
 
 from bert_ja import results, score_curve
@@ -28,7 +30,9 @@ def _drawn(result: Result) -> str:
     text = result.content.get("text") or {}
     sentences, seed = (text.get(name) for name in results.DRAWN)
     count = f"{sentences:,}" if isinstance(sentences, int) else "the"
-    return f"{count} sentences of the text with {short(text.get('sha256'))}, drawn by seed {seed}"
+    left = result.content.get("too_long")
+    count += f" sentences, less {left:,} too long," if left else " sentences"
+    return f"{count} of the text with {short(text.get('sha256'))}, drawn by seed {seed}"
 
 
 def require_comparable(found: list[Result]) -> None:
@@ -72,7 +76,8 @@ def _row(result: Result, scores: dict) -> score_curve.Row:
 def rows(found: list[Result], part: str) -> list[score_curve.Row]:
     """A row for each model, those of unknown steps last; results of the same weights share one.
 
-    JGLUE's scores on its `part` go first. Raises StageError where two results have one score of the same weights.
+    Different weights with one name get their sum behind it. JGLUE's scores on its `part` go first.
+    Raises StageError where two results have one score of the same weights.
     """
     joined: dict[tuple, tuple[Result, dict]] = {}
     came: dict[tuple, Result] = {}
@@ -90,4 +95,21 @@ def rows(found: list[Result], part: str) -> list[score_curve.Row]:
         scores |= own
     names = dict.fromkeys(name for _, name in came)
     whole = [(first, {name: scores.get(name) for name in names}) for first, scores in joined.values()]
-    return score_curve.in_order(_row(first, scores) for first, scores in whole)
+    found_rows = [_row(first, scores) for first, scores in whole]
+    called = Counter(row.name for row in found_rows)
+    return score_curve.in_order(
+        dataclasses.replace(row, name=f"{row.name} ({short(first.weights)})") if called[row.name] > 1 else row
+        for row, (first, _) in zip(found_rows, whole, strict=True)
+    )
+
+
+def doubts(found: list[Result]) -> list[str]:
+    """What of the results of JGLUE was done otherwise, and may be the reason of a difference."""
+    how = {
+        "seeds": lambda content: content["seeds"],
+        "precision": lambda content: content["precision"],
+        "settings tried": lambda content: max(len(task.get("tried") or [0]) for task in content["tasks"].values()),
+    }
+    contents = [result.content for result in found if result.stage == JGLUE]
+    values = {name: list(dict.fromkeys(read(content) for content in contents)) for name, read in how.items()}
+    return [f"{name} differ: {', '.join(map(str, given))}" for name, given in values.items() if len(given) > 1]

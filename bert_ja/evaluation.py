@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+import transformers
 import yaml
+from tqdm import tqdm
 
-from bert_ja import documents, files, finetuning, jglue, scores, spans
+from bert_ja import documents, files, finetuning, jglue, model_folder, scores, spans
 from bert_ja.cli import StageError, say
 from bert_ja.finetuning import Device, Setting
 from bert_ja.jglue import Example, Task, TaskFiles
@@ -31,9 +33,9 @@ DRAWN_BY = 1000  # seed of what is held out, whatever the seed of a fine-tuning
 class Recipe:
     """What is tried, and how often: as JGLUE's authors did, with as many seeds as are asked for."""
 
-    learning_rates: tuple[float, ...] = (2e-5, 3e-5, 5e-5)
-    epochs: tuple[int, ...] = (3, 4)
-    seeds: int = 5
+    learning_rates: tuple[float, ...]
+    epochs: tuple[int, ...]
+    seeds: int
     batch_size: int = 32
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
@@ -87,8 +89,6 @@ def overlaps(text: Path, wanted: dict[str, dict[str, set[str]]]) -> dict[str, di
 
     {"jnli": {"valid": {"sentences": 4500, "in_training_text": 3}}}
     """
-    from tqdm import tqdm
-
     every = {sentence for splits in wanted.values() for sentences in splits.values() for sentence in sentences}
     found: set[str] = set()
     with tqdm(total=documents.size(text), unit="B", unit_scale=True, desc=f"overlap with {text.name}", delay=1) as bar:
@@ -111,13 +111,12 @@ class Evaluation:
 
     def __init__(self, task: Task, subject: Subject, tokenizer, splits: dict[str, list[Example]]):
         self.task, self.subject, self.tokenizer, self.splits = task, subject, tokenizer, splits
-        import transformers
-
         config = transformers.AutoConfig.from_pretrained(subject.measured.folder)
-        positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-        self.longest = min(task.max_length, positions, tokenizer.model_max_length)
+        self.longest = min(task.max_length, model_folder.longest_input(config, tokenizer))
         self.types = getattr(config, "type_vocab_size", 1)
         self.collate = finetuning.Collation(tokenizer, task.kind)
+        if tokenizer.cls_token_id not in tokenizer("文")["input_ids"]:
+            say(f"warning: the tokenizer of {subject.measured.name} puts no [CLS] before a text, which the heads read")
         self.cut: dict[str, int] = {}
         self.windows: dict[str, list[spans.Window]] = {}
         self.unreachable: dict[str, float] = {}
@@ -138,7 +137,8 @@ class Evaluation:
 
     def _span_features(self, split: str) -> list[dict]:
         reader, examples = spans.Reader(self.tokenizer, self.types, self.longest), self.splits[split]
-        laid_out = [reader.windows(number, example) for number, example in enumerate(examples)]
+        shown = tqdm(examples, unit=" questions", desc=f"{self.task.title}, {split}", delay=1)
+        laid_out = [reader.windows(number, example) for number, example in enumerate(shown)]
         self.windows[split] = [window for found in laid_out for _, window in found]
         self.unreachable[split] = reader.unreachable(examples)
         self.cut[split] = sum(len(found) > 1 for found in laid_out)
@@ -164,18 +164,21 @@ class Evaluation:
         examples = self.features("train")
         pl.seed_everything(seed, verbose=False)
         model = finetuning.load_model(self.task, self.subject.measured.folder, self.subject.random_weights)
+        found, scored = {}, [split for split in SCORED if split in self.splits]
         try:
             trainer, module = finetuning.train(model, self.collate, examples, setting, self.subject.device, seed, title)
+            logits = {
+                split: finetuning.predict(trainer, module, self.collate, self.features(split), setting.batch_size)
+                for split in scored
+            }
         except torch.OutOfMemoryError:
             raise StageError(
                 f"{title}: the device has too little memory: pass --precision bf16-mixed or 16-mixed, or a smaller "
                 "--batch_size, which is another recipe"
             ) from None
-        found = {}
-        for split in (split for split in SCORED if split in self.splits):
-            logits = finetuning.predict(trainer, module, self.collate, self.features(split), 2 * setting.batch_size)
+        for split in scored:
             try:
-                found[split] = self.score(split, logits)
+                found[split] = self.score(split, logits[split])
             except ValueError as error:
                 raise StageError(
                     f"{title}: {error}: pass smaller --learning_rates, or --precision 32-true for an exact arithmetic"
@@ -216,8 +219,9 @@ class Runs:
             raise StageError(f"{path} is damaged: remove it, and run the same command again") from None
 
 
-def fixed_facts(task: Task, subject: Subject, found: TaskFiles, recipe: Recipe, longest: int) -> dict:
+def fixed_facts(evaluation: Evaluation, found: TaskFiles, recipe: Recipe) -> dict:
     """What all fine-tunings of a model on a task have in common and depend on."""
+    task, subject = evaluation.task, evaluation.subject
     return {
         "task": task.name,
         "version": found.version,
@@ -226,7 +230,8 @@ def fixed_facts(task: Task, subject: Subject, found: TaskFiles, recipe: Recipe, 
         "tokenizer": tokenizer_digest(subject.measured.folder),
         "config": files.sha256(subject.measured.folder / "config.json"),
         "train_split": recipe.train_split,
-        "max_length": longest,
+        "examples": hashlib.sha256(repr(evaluation.splits).encode()).hexdigest(),  # which were held out, too
+        "max_length": evaluation.longest,
         "precision": subject.device.precision,
     }
 
@@ -333,7 +338,8 @@ def _notes(result: dict, published: dict) -> Iterator[str]:
             yield f"  - Questions of whose answers none begins and ends where tokens do: {shares}."
         if overlap := task.get("overlap"):
             parts = (f"{n['in_training_text']:,} of {n['sentences']:,} in {split}" for split, n in overlap.items())
-            yield f"  - Sentences that also stand in the training text: {', '.join(parts)}."
+            what = "the training text" if result["training_text"] else "the text that was searched for them"
+            yield f"  - Sentences that also stand in {what}: {', '.join(parts)}."
     yield f"- Published scores: {published['source']}; one seed, the best setting on valid."
 
 

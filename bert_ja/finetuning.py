@@ -16,6 +16,7 @@ import transformers
 from torch.utils.data import DataLoader
 from transformers.trainer_pt_utils import LengthGroupedSampler
 
+from bert_ja import callbacks
 from bert_ja.cli import StageError, say
 from bert_ja.jglue import Example, Task
 
@@ -156,7 +157,7 @@ def load_model(task: Task, folder: Path, random_weights: bool):
         config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"
     try:
         if random_weights:
-            return head.from_config(config).train()
+            return head.from_config(config, dtype=torch.float32).train()
         model, report = head.from_pretrained(folder, config=config, output_loading_info=True, dtype=torch.float32)
     except (ValueError, RuntimeError, OSError) as error:
         reason = str(error).strip().split("\n")[0][:200]
@@ -197,11 +198,11 @@ class FineTuning(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Bar(pl.callbacks.TQDMProgressBar):
-    """Lightning's bar on stderr, for training only."""
+class Bar(callbacks.ProgressBar):
+    """The trainer's bar, under the name of a fine-tuning; predicting takes too little time for one."""
 
     def __init__(self, title: str):
-        super().__init__(refresh_rate=20, leave=False)
+        super().__init__(leave=False)
         self.title = title
 
     def init_train_tqdm(self):
@@ -210,9 +211,7 @@ class Bar(pl.callbacks.TQDMProgressBar):
         return bar
 
     def init_predict_tqdm(self):
-        bar = super().init_predict_tqdm()
-        bar.set_description(f"{self.title}, predicting")
-        return bar
+        return pl.callbacks.progress.tqdm_progress.Tqdm(disable=True)
 
 
 def _trainer(device: Device, epochs: int, title: str) -> pl.Trainer:

@@ -79,8 +79,7 @@ TASKS = {
         ),
         Task(
             *("jcola", "JCoLA", "classification", 128, ("accuracy", "mcc"), "jcola", ("sentence",), (0, 1)),
-            # Its test sets are not public: what is out of the domain of the training part is scored in their place.
-            *(("in_domain_train", "in_domain_valid", "out_of_domain_valid"), GET_JCOLA),
+            *(("in_domain_train", "in_domain_valid"), GET_JCOLA),  # its test sets are not public
         ),
         Task(
             *("marc_ja", "MARC-ja", "classification", 512, ("accuracy",), "marc_ja", ("sentence",)),
@@ -115,7 +114,7 @@ def find_files(task: Task, data_dir: Path) -> TaskFiles:
     folder = max(folders, key=_version)
     found = {
         split: path
-        for split, name in zip(SPLITS, task.files, strict=True)
+        for split, name in zip(SPLITS, task.files, strict=False)
         for path in sorted(folder.glob(f"{name}-v*.json*"))[:1]
     }
     return TaskFiles("v" + folder.name.rpartition("-v")[2], found)
@@ -222,7 +221,7 @@ def _groups(task: Task, examples: list[Example]) -> list[int]:
     """A number for each example, equal for those that share a text, directly or through others.
 
     JNLI has nearly each pair the other way round too, and several pairs of one image: a part that is held out must not
-    show them again. Of questions on a context only the context counts.
+    show them again. Of questions on a context the title of its article counts, of choices the question.
     """
     leader: dict[str, str] = {}
 
@@ -231,8 +230,8 @@ def _groups(task: Task, examples: list[Example]) -> list[int]:
             leader[text] = text = leader[leader[text]]
         return text
 
-    texts = [example.texts[1:] if task.kind == "spans" else example.texts[:2] for example in examples]
-    texts = [each[:1] if task.kind == "choice" else each for each in texts]
+    kept = {"spans": lambda texts: (texts[1].partition(TITLE_END)[0],), "choice": lambda texts: texts[:1]}
+    texts = [kept.get(task.kind, tuple)(example.texts) for example in examples]
     for first, *others in texts:
         for other in others:
             leader[lead(other)] = lead(first)
@@ -243,7 +242,7 @@ def _groups(task: Task, examples: list[Example]) -> list[int]:
 def hold_out(
     task: Task, examples: list[Example], seed: int, share: float = HELD_OUT
 ) -> tuple[list[Example], list[Example]]:
-    """(what stays for training, what is drawn for a choice, at most `share` of all): no text stands in both."""
+    """(what stays for training, what is drawn for a choice, at most `share` of all), with no group in both."""
     groups = np.array(_groups(task, examples))
     sizes = np.bincount(groups)
     room, held = round(share * len(examples)), np.zeros(len(sizes), bool)

@@ -6,6 +6,7 @@ made of a checkpoint for as long as it is measured.
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ from pathlib import Path
 from bert_ja import cli, continuing, files, tokenization
 
 CONFIG_FILE = continuing.CONFIG_FILE
+POSITIONS_BEHIND_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "luke", "mpnet", "data2vec-text")
 NEWEST_RUN = ("best", "last")
 # What a record of export_model.py or a checkpoint says of where a model comes from, for whoever reads its scores.
 KEPT = ("tokenizer", "steps", "seen", "training", "corpus", "history")
@@ -98,8 +100,25 @@ def file_name(model: str) -> str:
         return Path(model).resolve().name
     from bert_ja import training
 
-    path = training.find_checkpoint(model).absolute()
+    path = training.find_checkpoint(model).resolve()
     return f"{path.parent.parent.name}-{path.stem}"
+
+
+def _describe_weights(paths: list[Path]) -> dict:
+    """The file of a model's weights; of weights in several, their list with the size and a sum of them all."""
+    described = [files.describe(path) for path in paths]
+    if len(described) == 1:
+        return described[0]
+    sums = "".join(file["sha256"] for file in described)
+    size = sum(file["size"] for file in described)
+    return {"name": described[0]["name"], "size": size, "sha256": hashlib.sha256(sums.encode()).hexdigest()}
+
+
+def longest_input(config, tokenizer) -> int:
+    """Tokens that a model reads at most: RoBERTa and its kin keep positions for padding and before."""
+    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    kept = (config.pad_token_id or 0) + 1 if config.model_type in POSITIONS_BEHIND_PADDING else 0
+    return int(min(positions - kept, tokenizer.model_max_length))
 
 
 def _open_folder(folder: Path) -> Measured:
@@ -108,7 +127,7 @@ def _open_folder(folder: Path) -> Measured:
             f"{folder} has no {CONFIG_FILE}: name a model folder (of export_model.py, or of the Hub by hf download "
             "NAME --local-dir FOLDER), a run, or a checkpoint"
         )
-    weights = files.describe(continuing.weight_files(folder)[0])
+    weights = _describe_weights(continuing.weight_files(folder))
     record = files.read_record(folder) or {}
     return Measured(folder, folder.resolve().name, weights, {name: record[name] for name in KEPT if name in record})
 

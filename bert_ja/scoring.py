@@ -87,13 +87,6 @@ def _folder_model(folder: Path):
     return model.eval(), set(loading["missing_keys"])
 
 
-def _longest(config, tokenizer) -> int:
-    """Tokens that a model reads at most: RoBERTa and its kin keep positions for padding and before."""
-    positions = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
-    padded = (config.pad_token_id or 0) + 1 if "roberta" in config.model_type or config.model_type == "camembert" else 0
-    return int(min(positions - padded, tokenizer.model_max_length))
-
-
 def _require_fit(measured: model_folder.Measured, tokenizer, model, missing: set[str]) -> None:
     """Refuse a model without a masked-LM head of its own, and a tokenizer that is another model's."""
     folder = measured.folder
@@ -142,7 +135,7 @@ class MaskedModel:
         _require_fit(measured, tokenizer, model, missing)
         self.no_second_task = _second_task_problem(measured, model, missing)
         self.is_bert = model.config.model_type == "bert"
-        self.longest = _longest(model.config, tokenizer)  # tokens of a row, special ones among them
+        self.longest = model_folder.longest_input(model.config, tokenizer)  # tokens of a row, special ones among them
         self.batch_tokens = batch_tokens or BATCH_TOKENS[device.type] // (1 if self.is_bert else ALL_POSITIONS)
         self.mask, self._pad = tokenizer.mask_token_id, tokenizer.pad_token_id or 0
         ends = ((tokenizer.cls_token_id, tokenizer.bos_token_id), (tokenizer.sep_token_id, tokenizer.eos_token_id))

@@ -87,9 +87,29 @@ def test_results_that_are_not_of_the_same_thing_are_refused():
     del other["tasks"]["jsquad"]
     comparison.require_comparable([first, result(other)])
     described = evaluations.TEXT_FILE | evaluations.DRAWN
-    drawn = "1,236 sentences of the text with sha256 7e7e7e7e7e7e, drawn by seed 1000"
+    drawn = "1,236 sentences, less 2 too long, of the text with sha256 7e7e7e7e7e7e, drawn by seed 1000"
     assert refusal(text("aa"), first, text("bb", path="u.json", text=described | {"sha256": "5e" * 32})) == (
         f"u.json measures {drawn.replace('7e', '5e')}, and t.json {drawn}: compare results on one text and draw"
     )
     fewer = text("bb", path="u.json", text=described | {"drawn_sentences": 100, "seed": 1})
-    assert refusal(text("aa"), fewer).startswith("u.json measures 100 sentences of the text with sha256 7e7e7e7e7e7e, ")
+    assert refusal(text("aa"), fewer).startswith(
+        "u.json measures 100 sentences, less 2 too long, of the text with sha256 7e7e7e7e7e7e, "
+    )
+
+
+def test_other_weights_of_the_same_name_are_told_apart_by_their_sum():
+    rows = comparison.rows(
+        [jglue("aa" * 32, "model", 10), jglue("bb" * 32, "model", 20), jglue("cc" * 32, "peer")], "valid"
+    )
+    assert [row.name for row in rows] == [f"model ({results.short(sha * 32)})" for sha in ("aa", "bb")] + ["peer"]
+
+
+def test_results_that_were_not_found_alike_are_named():
+    one = jglue("aa")
+    other = result(copy.deepcopy(one.content) | {"seeds": 1, "precision": "bf16-mixed"})
+    assert comparison.doubts([one, one]) == []
+    assert comparison.doubts([one, other]) == ["seeds differ: 3, 1", "precision differ: 32-true, bf16-mixed"]
+
+
+def test_texts_of_which_a_model_could_not_read_as_much_are_not_compared():
+    assert "less 5 too long" in refusal(text("aa", too_long=0), text("bb", too_long=5))

@@ -2,13 +2,27 @@
 
 import json
 import shutil
+import types
 from pathlib import Path
 
 import pytest
+import torch
+import transformers
 from conftest import SAMPLE, refusal, shared, stage
 
 import evaluate_jglue
-from bert_ja import disclosure, evaluation, files, jglue, model_folder, results, score_card, verification
+from bert_ja import (
+    disclosure,
+    evaluation,
+    files,
+    finetuning,
+    jglue,
+    model_folder,
+    results,
+    score_card,
+    tokenization,
+    verification,
+)
 from bert_ja.cli import StageError
 from bert_ja.evaluation import Recipe
 from bert_ja.finetuning import Setting
@@ -170,6 +184,91 @@ def test_what_is_done_is_not_done_again_and_what_is_not_is(evaluated, data, work
     assert (folder / "jglue.json").read_bytes() == before  # the same numbers, too
 
 
+def test_results_are_not_replaced_by_those_of_another_model_or_by_fewer(evaluated, data, work, model, run, tmp_path):
+    folder = tmp_path / "evaluation"
+    shutil.copytree(evaluated[0], folder)
+    options = ("--data_dir", data, "--output_dir", folder, "--seeds", 2, *QUICK)
+    said = refusal("evaluate_jglue.py", run / "checkpoints" / "last.ckpt", *options, cwd=work)
+    assert said.endswith("is of model, fine-tuned on train, and would be replaced: name another --output_dir")
+    said = refusal("evaluate_jglue.py", model, *options, "--tasks", "jnli", cwd=work)
+    assert "would lose jsts, jsquad, jcommonsenseqa: pass --tasks jsts,jnli,jsquad,jcommonsenseqa" in said
+    (folder / "jglue.json").write_text("[]")
+    assert "is not a result of evaluate_jglue.py" in refusal("evaluate_jglue.py", model, *options, cwd=work)
+
+
+def test_what_is_kept_is_of_these_very_examples(model, data, tmp_path):
+    """Drawn otherwise, the held-out part is another, and no fine-tuning of before is taken for one of it."""
+    task = jglue.TASKS["jnli"]
+    found = jglue.find_files(task, data)
+    recipe = Recipe((1e-3,), (1,), 1, train_split="valid")
+    with model_folder.opened(str(model)) as measured:
+        subject = evaluation.Subject(measured, False, finetuning.Device("cpu"))
+        tokenizer = tokenization.load_tokenizer(model)
+        splits = evaluation.read_splits(task, found, "valid")
+        other = splits | {"train": splits["train"][1:], "valid": splits["valid"] + splits["train"][:1]}
+        facts = [
+            evaluation.fixed_facts(evaluation.Evaluation(task, subject, tokenizer, each), found, recipe)
+            for each in (splits, splits, other)
+        ]
+    assert facts[0] == facts[1] != facts[2]
+
+
+def test_weights_in_several_files_are_known_by_all_of_them(model, tmp_path):
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        bert = transformers.AutoModelForMaskedLM.from_config(transformers.AutoConfig.from_pretrained(model))
+        bert.save_pretrained(tmp_path / str(seed), max_shard_size="100KB")
+    described = []
+    for seed in ("1", "2"):
+        with model_folder.opened(str(tmp_path / seed)) as measured:
+            described.append(measured.weights)
+    assert described[0]["name"] == described[1]["name"] == "model.safetensors.index.json"
+    assert described[0]["sha256"] != described[1]["sha256"]
+    assert described[0]["size"] > 100_000
+
+
+def test_positions_that_a_model_keeps_for_padding_hold_no_token():
+    tokenizer = types.SimpleNamespace(model_max_length=10**30)
+    size = {
+        "vocab_size": 10,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+    }
+    roberta = transformers.RobertaConfig(max_position_embeddings=514, pad_token_id=3, **size)
+    assert model_folder.longest_input(roberta, tokenizer) == 510
+    bert = transformers.BertConfig(max_position_embeddings=512, **size)
+    assert model_folder.longest_input(bert, tokenizer) == 512
+    assert model_folder.longest_input(bert, types.SimpleNamespace(model_max_length=128)) == 128
+
+
+def test_quick_is_one_fine_tuning_unless_more_are_asked_for(data, work, model, tmp_path):
+    options = ("--data_dir", data, "--output_dir", tmp_path, "--tasks", "jnli", "--accelerator", "cpu")
+    stage("evaluate_jglue.py", model, *options, "--quick", "True", "--epochs", "1,2", cwd=work)
+    result = json.loads((tmp_path / "jglue.json").read_text())
+    assert result["seeds"] == 1
+    tried = [(each["learning_rate"], each["epochs"]) for each in result["tasks"]["jnli"]["tried"]]
+    assert tried == [(5e-5, 1), (5e-5, 2)]
+
+
+def test_the_overlap_is_only_with_what_is_known_to_be_the_training_text(data, work, model, tmp_path):
+    """A model of elsewhere beside somebody's data/train.txt was not trained on that."""
+    shutil.copytree(model, tmp_path / "peer")
+    (tmp_path / "peer" / "meta.json").unlink()
+    options = ("--data_dir", data, "--tasks", "jnli", "--quick", "True", *QUICK)
+    done = stage("evaluate_jglue.py", tmp_path / "peer", "--output_dir", tmp_path / "a", *options, cwd=work)
+    assert "peer: its records do not name data/train.txt as its text, pass --training_text_file" in done.stderr
+    assert json.loads((tmp_path / "a" / "jglue.json").read_text())["tasks"]["jnli"]["overlap"] is None
+    (tmp_path / "mine.txt").write_text("赤い花が20本ある。\n", encoding="utf-8")
+    named = ("--training_text_file", tmp_path / "mine.txt")
+    stage("evaluate_jglue.py", tmp_path / "peer", "--output_dir", tmp_path / "b", *options, *named, cwd=work)
+    result = json.loads((tmp_path / "b" / "jglue.json").read_text())
+    assert result["tasks"]["jnli"]["overlap"]["test"]["in_training_text"] == 1
+    assert result["training_text"] is None
+    assert "the text that was searched for them" in (tmp_path / "b" / "jglue.md").read_text()
+
+
 def test_a_run_that_is_damaged_is_named(evaluated, data, work, model, tmp_path):
     folder = tmp_path / "evaluation"
     shutil.copytree(evaluated[0], folder)
@@ -251,14 +350,16 @@ def test_the_setting_that_is_best_on_valid_is_chosen():
 
 
 def test_the_defaults_are_the_published_recipe():
-    settings = Recipe().settings
+    usual = evaluate_jglue.USUAL
+    recipe = Recipe(usual["learning_rates"], usual["epochs"], usual["seeds"])
+    settings = recipe.settings
     assert {(each.learning_rate, each.epochs) for each in settings} == {
         (lr, n) for lr in (2e-5, 3e-5, 5e-5) for n in (3, 4)
     }
     assert {(each.batch_size, each.warmup_ratio) for each in settings} == {(32, 0.1)}
     lengths = {name: task.max_length for name, task in jglue.TASKS.items()}
     assert lengths == {"jsts": 128, "jnli": 128, "jsquad": 384, "jcommonsenseqa": 64, "jcola": 128, "marc_ja": 512}
-    assert Recipe().runs == 10
+    assert recipe.runs == 10
 
 
 def test_published_scores_fit_the_tasks(tmp_path):

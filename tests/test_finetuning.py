@@ -168,6 +168,13 @@ def test_weights_come_from_the_folder_or_are_drawn(folder):
     assert not torch.equal(drawn.bert.state_dict()[name], own[name])
 
 
+def test_random_weights_of_a_half_precision_model_are_trained_in_full(folder, tmp_path):
+    transformers.BertForPreTraining.from_pretrained(folder).bfloat16().save_pretrained(tmp_path)
+    for random_weights in (True, False):
+        model = finetuning.load_model(TASKS["jnli"], tmp_path, random_weights)
+        assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 def test_a_folder_without_all_of_the_encoder_is_refused(folder, tmp_path):
     model = transformers.BertForPreTraining.from_pretrained(folder)
     weights = {name: value for name, value in model.state_dict().items() if ".query." not in name}
