@@ -2,7 +2,7 @@
 # make .venv-NAME sets up an environment of its own from requirements-NAME.txt, for what cannot live in .venv.
 #   PYTHON    the interpreter to start from; one that already has a fitting torch (a CUDA image) keeps it
 #   PIP_ARGS  arguments for pip, e.g. --no-index --find-links wheels on a machine without internet
-#   BENCH     the benchmark: extract; samples or training, which need texts in ARGS
+#   BENCH     the benchmark: extract; samples, training or recipe, which need texts in ARGS
 #   ARGS      its arguments, e.g. the files of a dump and --output_file bench/results/extract.json; or those of compat.py
 
 PYTHON ?= python3

@@ -195,12 +195,11 @@ def main(
     accelerator: str = "auto",
     precision: str | None = None,
 ) -> None:
-    """Fine-tune and score encoders on the tasks of JGLUE; `model` where none is named.
-
-    A model is a folder (of export_model.py, or of any encoder of the Hub), a checkpoint file, a run folder, best or
-    last. What several models give goes into a folder for each in output_dir.
+    """Fine-tune and score encoders on the tasks of JGLUE.
 
     Args:
+        models: Model folders (of export_model.py, or of any encoder of the Hub), checkpoint files, run folders, best or
+            last; the folder model where none is named. Several get a folder each in output_dir.
         data_dir: Folder with jsts-v1.3 and so on, as in the JGLUE repository; of several versions the newest is taken.
         output_dir: Folder to write to. What its folder runs holds of this model is not done again.
         tasks: Some of jsts, jnli, jsquad, jcommonsenseqa, jcola and marc_ja, parted by commas.

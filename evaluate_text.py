@@ -69,11 +69,11 @@ def main(
     precision: str = "fp32",
     batch_tokens: int | None = None,
 ) -> None:
-    """Measure model folders or checkpoints (files, run folders, best, last) on a text; `model` where none is named.
-
-    One model prints its result, several print one object that holds all of them as its results.
+    """Measure masked language models on a text.
 
     Args:
+        models: Model folders, checkpoint files, run folders, best or last; the folder model where none is named. One
+            prints its result, several print one object that holds all of theirs.
         text_file: Text with one sentence a line that the models were not trained on.
         max_sentences: Sentences to draw from the text, and pairs of lines; none for all of them.
         seed: What is drawn depends on it and on the text alone, never on the model.
