@@ -6,17 +6,13 @@ import unicodedata
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import text, write_wordpiece
+from texts import SPECIAL, text, write_wordpiece
 
 from bert_ja import alignment, continuing, tokenization
 from bert_ja.alignment import normalised, offsets
 
 PIECES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
+    *SPECIAL,
     "東京",
     "##都",
     "に",

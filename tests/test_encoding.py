@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT, shared
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from texts import text, write_tokenizer, write_wordpiece
+from texts import SPECIAL, text, write_tokenizer, write_wordpiece
 
 from bert_ja import encoding, files, tokenization
 from bert_ja.cli import StageError
@@ -22,11 +22,7 @@ NOTHING = (lambda done: None,)
 
 
 PIECES = [
-    "[PAD]",
-    "[UNK]",
-    "[CLS]",
-    "[SEP]",
-    "[MASK]",
+    *SPECIAL,
     "東京",
     "##都",
     "に",

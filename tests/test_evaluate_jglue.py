@@ -76,22 +76,16 @@ def data(tmp_path_factory) -> Path:
 QUICK = ("--learning_rates", "1e-3", "--epochs", "1", "--batch_size", "4", "--accelerator", "cpu")
 
 
+def two_seeds(data: Path, folder: Path) -> tuple:
+    """Options of an evaluation that takes seconds."""
+    return "--data_dir", data, "--output_dir", folder, "--seeds", 2, *QUICK
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, data, work, model):
     """The folder that all tasks of a tiny model are evaluated into, and what was said on the way."""
     folder = tmp_path_factory.mktemp("evaluated") / "evaluation"
-    done = stage(
-        "evaluate_jglue.py",
-        model,
-        "--data_dir",
-        data,
-        "--output_dir",
-        folder,
-        "--seeds",
-        2,
-        *QUICK,
-        cwd=work,
-    )
+    done = stage("evaluate_jglue.py", model, *two_seeds(data, folder), cwd=work)
     return folder, done
 
 
@@ -167,18 +161,7 @@ def test_what_is_done_is_not_done_again_and_what_is_not_is(evaluated, data, work
     gone = next((folder / "runs" / "jnli").iterdir())
     gone.unlink()
     kept = {path: path.stat().st_mtime_ns for path in (folder / "runs").rglob("*.json")}
-    done = stage(
-        "evaluate_jglue.py",
-        model,
-        "--data_dir",
-        data,
-        "--output_dir",
-        folder,
-        "--seeds",
-        2,
-        *QUICK,
-        cwd=work,
-    )
+    done = stage("evaluate_jglue.py", model, *two_seeds(data, folder), cwd=work)
     assert done.stderr.count(": valid ") == 1
     assert gone.exists() and all(path.stat().st_mtime_ns == time for path, time in kept.items())
     assert (folder / "jglue.json").read_bytes() == before  # the same numbers, too
@@ -187,7 +170,7 @@ def test_what_is_done_is_not_done_again_and_what_is_not_is(evaluated, data, work
 def test_results_are_not_replaced_by_those_of_another_model_or_by_fewer(evaluated, data, work, model, run, tmp_path):
     folder = tmp_path / "evaluation"
     shutil.copytree(evaluated[0], folder)
-    options = ("--data_dir", data, "--output_dir", folder, "--seeds", 2, *QUICK)
+    options = two_seeds(data, folder)
     said = refusal("evaluate_jglue.py", run / "checkpoints" / "last.ckpt", *options, cwd=work)
     assert said.endswith("is of model, fine-tuned on train, and would be replaced: name another --output_dir")
     said = refusal("evaluate_jglue.py", model, *options, "--tasks", "jnli", cwd=work)
@@ -274,18 +257,7 @@ def test_a_run_that_is_damaged_is_named(evaluated, data, work, model, tmp_path):
     shutil.copytree(evaluated[0], folder)
     broken = next((folder / "runs" / "jsts").iterdir())
     broken.write_bytes(broken.read_bytes()[:50])
-    said = refusal(
-        "evaluate_jglue.py",
-        model,
-        "--data_dir",
-        data,
-        "--output_dir",
-        folder,
-        "--seeds",
-        2,
-        *QUICK,
-        cwd=work,
-    )
+    said = refusal("evaluate_jglue.py", model, *two_seeds(data, folder), cwd=work)
     assert said == f"{broken} is damaged: remove it, and run the same command again"
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from conftest import shared
-from texts import write_tokenizer, write_wordpiece
+from texts import SPECIAL, write_tokenizer, write_wordpiece
 
 from bert_ja import jglue, spans, tokenization
 from bert_ja.jglue import Answer, Example
@@ -75,11 +75,7 @@ def tokenizer(request, tmp_path_factory):
     if request.param == "mecab":
         pytest.importorskip("fugashi")
         pieces = [
-            "[PAD]",
-            "[UNK]",
-            "[CLS]",
-            "[SEP]",
-            "[MASK]",
+            *SPECIAL,
             "東京",
             "##都",
             "都",

@@ -44,6 +44,9 @@ def write_tokenizer(folder: Path, lines: list[str] | None = None, vocab_size: in
     return folder
 
 
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]  # of a WordPiece vocabulary, in the order of its ids
+
+
 def write_wordpiece(folder: Path, pieces: list[str], **options) -> Path:
     """A tokenizer folder of the Tohoku kind, MeCab and WordPiece; `pieces` in the order of their ids."""
     folder.mkdir(parents=True, exist_ok=True)
