@@ -11,13 +11,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import pytorch_lightning as pl
 import torch
 import transformers
 import yaml
 from tqdm import tqdm
 
-from bert_ja import documents, files, finetuning, jglue, model_folder, scores, spans
+from bert_ja import documents, files, finetuning, jglue, model_folder, scores, spans, tokenization
 from bert_ja.cli import StageError, say
 from bert_ja.finetuning import Device, Setting
 from bert_ja.jglue import Example, Task, TaskFiles
@@ -141,13 +142,11 @@ class Evaluation:
         laid_out = [reader.windows(number, example) for number, example in enumerate(shown)]
         self.windows[split] = [window for found in laid_out for _, window in found]
         self.unreachable[split] = reader.unreachable(examples)
-        self.cut[split] = sum(len(found) > 1 for found in laid_out)
+        self.cut[split] = sum(len(found) > 1 for found in laid_out)  # read in several windows, nothing of them lost
         return [row for found in laid_out for row, _ in found]
 
     def score(self, split: str, logits: Sequence) -> dict[str, float]:
         """The task's metrics of what was predicted for the features of a split."""
-        import numpy as np
-
         examples, metrics = self.splits[split], self.task.metrics
         if self.task.kind == "spans":
             predicted = spans.answers(examples, self.windows[split], logits)
@@ -237,8 +236,6 @@ def fixed_facts(evaluation: Evaluation, found: TaskFiles, recipe: Recipe) -> dic
 
 
 def tokenizer_digest(folder: Path) -> str:
-    from bert_ja import tokenization
-
     described = [files.describe(file) for file in tokenization.tokenizer_files(folder)]
     return hashlib.sha256(json.dumps(described).encode()).hexdigest()
 
@@ -322,9 +319,11 @@ def table(result: dict, split: str, published: dict) -> str:
 
 
 def _notes(result: dict, published: dict) -> Iterator[str]:
-    trained = "the training set" if result["train_split"] == "train" else "nine tenths of the validation set"
+    trained, chosen_on = "the training set", "valid"
+    if result["train_split"] == "valid":
+        trained, chosen_on = "nine tenths of the validation set", "the other tenth, which is what valid means here"
     seeds = f"{result['seeds']} seeds" if result["seeds"] > 1 else "one seed"
-    yield f"- Fine-tuned on {trained}; mean and sample standard deviation of {seeds}; setting chosen on valid."
+    yield f"- Fine-tuned on {trained}; mean and sample standard deviation of {seeds}; setting chosen on {chosen_on}."
     if result["random_weights"]:
         yield "- The encoder's weights were drawn at random: it was not pre-trained."
     for task in result["tasks"].values():

@@ -27,6 +27,7 @@ HEADS = {
     "spans": transformers.AutoModelForQuestionAnswering,
 }
 PADDED = ("input_ids", "token_type_ids", "attention_mask")  # of what a tokenizer gives: one number a token
+TARGETS = ("labels", "start_positions", "end_positions")  # of a batch: what is learned
 GRADIENT_NORM = 1.0  # clipped at it, as the Trainer of transformers does
 NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")
 
@@ -110,7 +111,7 @@ class Collation:
         if self.kind == "choice":
             tensors = {name: value.view(len(batch), -1, value.shape[-1]) for name, value in tensors.items()}
         dtype = torch.float32 if self.kind == "regression" else torch.long
-        targets = ("start_positions", "end_positions") if self.kind == "spans" else ("labels",)
+        targets = [name for name in TARGETS if name in batch[0]]
         return tensors | {name: torch.tensor([feature[name] for feature in batch], dtype=dtype) for name in targets}
 
 
@@ -187,7 +188,7 @@ class FineTuning(pl.LightningModule):
 
     def predict_step(self, batch: dict, number: int) -> list[np.ndarray]:
         """Logits: (examples, classes), or of spans two of (windows, longest), for starts and ends."""
-        output = self.model(**{name: value for name, value in batch.items() if not name.endswith(("labels", "ions"))})
+        output = self.model(**{name: value for name, value in batch.items() if name not in TARGETS})
         logits = [output.logits] if "logits" in output else [output.start_logits, output.end_logits]
         return [each.float().cpu().numpy() for each in logits]
 

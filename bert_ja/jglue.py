@@ -7,6 +7,7 @@ splits; JCoLA (Someya et al. 2024, https://github.com/osekilab/JCoLA) and MARC-j
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from bert_ja import draws
 from bert_ja.cli import StageError
+from bert_ja.sentences import split
 
 SPLITS = ("train", "valid", "test")
 GET = "git clone https://github.com/yahoojapan/JGLUE, then pass --data_dir JGLUE/datasets"
@@ -78,12 +80,27 @@ TASKS = {
             "jcommonsenseqa", "JCommonsenseQA", "choice", 64, ("accuracy",), "jcommonsenseqa", CHOICES, tuple(range(5))
         ),
         Task(
-            *("jcola", "JCoLA", "classification", 128, ("accuracy", "mcc"), "jcola", ("sentence",), (0, 1)),
-            *(("in_domain_train", "in_domain_valid"), GET_JCOLA),  # its test sets are not public
+            "jcola",
+            "JCoLA",
+            "classification",
+            128,
+            ("accuracy", "mcc"),
+            "jcola",
+            ("sentence",),
+            labels=(0, 1),
+            files=("in_domain_train", "in_domain_valid"),  # its test sets are not public
+            get=GET_JCOLA,
         ),
         Task(
-            *("marc_ja", "MARC-ja", "classification", 512, ("accuracy",), "marc_ja", ("sentence",)),
-            *(("negative", "positive"), SPLITS, GET_MARC),
+            "marc_ja",
+            "MARC-ja",
+            "classification",
+            512,
+            ("accuracy",),
+            "marc_ja",
+            ("sentence",),
+            labels=("negative", "positive"),
+            get=GET_MARC,
         ),
     )
 }
@@ -261,8 +278,6 @@ def hold_out(
 
 def sentences_of(task: Task, examples: list[Example]) -> set[str]:
     """The distinct sentences of examples, as `normalised`; of a choice only the question, its choices are words."""
-    from bert_ja.sentences import split
-
     if task.kind == "choice":
         texts = (example.texts[0] for example in examples)
     elif task.kind == "spans":  # of a context without the title before it
@@ -279,6 +294,4 @@ def sentences_of(task: Task, examples: list[Example]) -> set[str]:
 
 def normalised(sentence: str) -> str:
     """A sentence as two texts are compared: NFKC, without white space at its ends."""
-    import unicodedata
-
     return unicodedata.normalize("NFKC", sentence).strip()

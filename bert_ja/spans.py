@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bert_ja import alignment
+from bert_ja.cli import StageError
 from bert_ja.finetuning import PADDED, encode
 from bert_ja.jglue import Answer, Example
 from bert_ja.scores import normalised_answer
@@ -65,7 +66,9 @@ class Reader:
             start = len(whole) - behind - len(ids)
             if start >= 0 and whole[start : start + len(ids)] == ids:
                 return encoded, start, start + len(ids)
-        raise ValueError("the tokenizer reads a context otherwise behind a question than alone")
+        raise StageError(
+            "the tokenizer reads a context otherwise behind a question than alone: leave jsquad out of --tasks"
+        )
 
     def windows(self, number: int, example: Example) -> list[tuple[dict, Window]]:
         """An example as windows: rows of ids and token types with targets, and what they show.
