@@ -189,6 +189,7 @@ def main(
     batch_size: int = 32,
     warmup_ratio: float = 0.1,
     weight_decay: float = 0.0,
+    dropout: float = 0.1,
     train_split: str = "train",
     random_weights: bool = False,
     training_text_file: str | None = None,
@@ -211,6 +212,8 @@ def main(
         batch_size: Examples an optimizer step.
         warmup_ratio: Share of the optimizer steps over which the learning rate rises; then it falls to 0 linearly.
         weight_decay: Weight decay of AdamW, which spares biases and LayerNorm.
+        dropout: Dropout of layers, attention weights and head while fine-tuning, whatever it was in pre-training, where
+            the architecture names it as BERT does; 0 to below 1.
         train_split: train, or valid where there is no training set; a tenth of it is then held out for the choice.
         random_weights: True measures the same architecture without pre-training, to compare with.
         training_text_file: Text that the model was trained on, for the overlap; data/train.txt when not given, where
@@ -230,6 +233,7 @@ def main(
             f"--batch_size must be 1 or more, got {batch_size}": batch_size >= 1,
             f"--warmup_ratio must be from 0 to below 1, got {warmup_ratio}": 0 <= warmup_ratio < 1,
             f"--weight_decay must be 0 or more, got {weight_decay}": weight_decay >= 0,
+            f"--dropout must be from 0 to below 1, got {dropout}": 0 <= dropout < 1,
             f"--train_split must be train or valid, got {train_split}": train_split in TRAIN_SPLITS,
             f"--accelerator must be auto, cpu or gpu, got {accelerator}": accelerator in ("auto", "cpu", "gpu", "cuda"),
             f"--precision must be {', '.join(PRECISIONS)}, got {precision}": precision in (*PRECISIONS, None),
@@ -243,7 +247,7 @@ def main(
 
     training.quiet_start()
     training.quiet_loading()
-    recipe = evaluation.Recipe(rates, counts, seeds, batch_size, warmup_ratio, weight_decay, train_split)
+    recipe = evaluation.Recipe(rates, counts, seeds, batch_size, warmup_ratio, weight_decay, dropout, train_split)
     splits = {task.name: evaluation.read_splits(task, found[task.name], train_split) for task in wanted}
     text, published = TrainingText(training_text_file, splits), evaluation.read_published()
     folders = output_folders(models, Path(output_dir))

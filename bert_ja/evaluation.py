@@ -40,11 +40,12 @@ class Recipe:
     batch_size: int = 32
     warmup_ratio: float = 0.1
     weight_decay: float = 0.0
+    dropout: float = 0.1
     train_split: str = "train"  # or valid, where there is no training set
 
     @property
     def settings(self) -> list[Setting]:
-        rest = self.batch_size, self.warmup_ratio, self.weight_decay
+        rest = self.batch_size, self.warmup_ratio, self.weight_decay, self.dropout
         return [Setting(lr, epochs, *rest) for lr, epochs in itertools.product(self.learning_rates, self.epochs)]
 
     @property
@@ -162,7 +163,8 @@ class Evaluation:
         title = f"{self.task.title}, learning rate {setting.learning_rate:g}, {setting.epochs} epochs, seed {seed}"
         examples = self.features("train")
         pl.seed_everything(seed, verbose=False)
-        model = finetuning.load_model(self.task, self.subject.measured.folder, self.subject.random_weights)
+        folder, random_weights = self.subject.measured.folder, self.subject.random_weights
+        model = finetuning.load_model(self.task, folder, random_weights, setting.dropout)
         found, scored = {}, [split for split in SCORED if split in self.splits]
         try:
             trainer, module = finetuning.train(model, self.collate, examples, setting, self.subject.device, seed, title)

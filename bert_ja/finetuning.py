@@ -29,6 +29,7 @@ HEADS = {
 PADDED = ("input_ids", "token_type_ids", "attention_mask")  # of what a tokenizer gives: one number a token
 TARGETS = ("labels", "start_positions", "end_positions")  # of a batch: what is learned
 GRADIENT_NORM = 1.0  # clipped at it, as the Trainer of transformers does
+DROPOUTS = ("hidden_dropout_prob", "attention_probs_dropout_prob")  # as BERT and its descendants name them
 NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight", "norm.weight")
 
 
@@ -41,6 +42,7 @@ class Setting:
     batch_size: int = 32
     warmup_ratio: float = 0.1  # of all optimizer steps; then linearly to zero
     weight_decay: float = 0.0
+    dropout: float = 0.1  # of layers, attention weights and head
 
 
 @dataclass(frozen=True)
@@ -147,12 +149,18 @@ def _require_encoder(folder: Path, model, missing: Sequence[str]) -> None:
         say(f"{folder} has no pooler: it starts at random, like the head of the task")
 
 
-def load_model(task: Task, folder: Path, random_weights: bool):
+def load_model(task: Task, folder: Path, random_weights: bool, dropout: float = 0.1):
     """The encoder of a folder under the task's head, whose weights are drawn by torch's generator, as all are of an
     encoder with `random_weights`.
+
+    `dropout` takes the place of that of pre-training, where the architecture names it as BERT does: who pre-trains
+    without any fine-tunes with it all the same (Geiping, Goldstein 2023).
     """
     head = HEADS[task.kind]
     config = transformers.AutoConfig.from_pretrained(folder)
+    for name in DROPOUTS:
+        if hasattr(config, name):
+            setattr(config, name, dropout)
     if task.kind in ("regression", "classification"):
         config.num_labels = task.classes
         config.problem_type = "regression" if task.kind == "regression" else "single_label_classification"

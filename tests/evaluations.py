@@ -8,7 +8,7 @@ from bert_ja.scores import summary
 
 SETTING = {
     **{"learning_rate": 5e-05, "epochs": 4, "batch_size": 32, "warmup_ratio": 0.1, "weight_decay": 0.0},
-    "max_length": 128,
+    **{"dropout": 0.1, "max_length": 128},
 }
 MEASURES = {
     "bits_per_character": 3.5,

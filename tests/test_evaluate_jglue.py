@@ -328,7 +328,7 @@ def test_the_defaults_are_the_published_recipe():
     assert {(each.learning_rate, each.epochs) for each in settings} == {
         (lr, n) for lr in (2e-5, 3e-5, 5e-5) for n in (3, 4)
     }
-    assert {(each.batch_size, each.warmup_ratio) for each in settings} == {(32, 0.1)}
+    assert {(each.batch_size, each.warmup_ratio, each.dropout) for each in settings} == {(32, 0.1, 0.1)}
     lengths = {name: task.max_length for name, task in jglue.TASKS.items()}
     assert lengths == {"jsts": 128, "jnli": 128, "jsquad": 384, "jcommonsenseqa": 64, "jcola": 128, "marc_ja": 512}
     assert recipe.runs == 10
@@ -369,6 +369,7 @@ def test_an_overlap_is_counted_by_distinct_sentences_after_nfkc(tmp_path):
             "--learning_rates must be numbers above 0 parted by commas, got '1e-5,fast'",
         ),
         (("--epochs", "0"), "--epochs must be whole numbers above 0 parted by commas, got '0'"),
+        (("--dropout", "1"), "--dropout must be from 0 to below 1, got 1"),
         (("--precision", "8"), "--precision must be 32-true, bf16-mixed, 16-mixed, got 8"),
         (("--train_split", "test"), "--train_split must be train or valid, got test"),
         (

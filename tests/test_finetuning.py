@@ -136,6 +136,27 @@ def test_dropout_is_at_work_in_training_and_not_in_predicting(folder, tokenizer,
     assert seen == [True, True, False]
 
 
+def test_dropout_of_fine_tuning_is_not_that_of_pre_training(folder, tmp_path):
+    model = transformers.BertForPreTraining.from_pretrained(folder)
+    model.config.hidden_dropout_prob = model.config.attention_probs_dropout_prob = 0.0
+    model.save_pretrained(tmp_path)
+    for options, rate in (({}, 0.1), ({"dropout": 0.25}, 0.25), ({"dropout": 0.0}, 0.0)):
+        for task in ("jnli", "jcommonsenseqa", "jsquad"):
+            made = finetuning.load_model(TASKS[task], tmp_path, False, **options)
+            rates = {module.p for module in made.modules() if isinstance(module, torch.nn.Dropout)}
+            rates |= {layer.attention.self.dropout.p for layer in made.bert.encoder.layer}
+            assert rates == {rate}
+
+
+def test_an_architecture_with_another_dropout_keeps_its_own(folder, tmp_path):
+    options = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    config = transformers.ModernBertConfig(vocab_size=200, **options, mlp_dropout=0.05, pad_token_id=0)
+    transformers.ModernBertForMaskedLM(config).save_pretrained(tmp_path)
+    made = finetuning.load_model(TASKS["jnli"], tmp_path, False, dropout=0.3)
+    assert made.config.mlp_dropout == 0.05
+    assert not hasattr(made.config, "hidden_dropout_prob")
+
+
 def test_the_learning_rate_rises_over_the_warm_up_and_falls_to_zero(folder):
     model = finetuning.load_model(TASKS["jsts"], folder, random_weights=False)
     module = finetuning.FineTuning(model, Setting(1e-3, 4, warmup_ratio=0.1), steps=40)
