@@ -259,7 +259,10 @@ def _groups(task: Task, examples: list[Example]) -> list[int]:
 def hold_out(
     task: Task, examples: list[Example], seed: int, share: float = HELD_OUT
 ) -> tuple[list[Example], list[Example]]:
-    """(what stays for training, what is drawn for a choice, at most `share` of all), with no group in both."""
+    """(what stays for training, what is drawn for a choice, at most `share` of all), with no group in both.
+
+    Raises StageError where nothing can be drawn: of very few examples, or of those that nearly all share a text.
+    """
     groups = np.array(_groups(task, examples))
     sizes = np.bincount(groups)
     room, held = round(share * len(examples)), np.zeros(len(sizes), bool)
@@ -267,6 +270,11 @@ def hold_out(
         if sizes[group] <= room:
             held[group], room = True, room - sizes[group]
     drawn = held[groups]
+    if not drawn.any():
+        raise StageError(
+            f"{task.title}: of {len(examples):,} validation examples none can be held out, as they are too few or "
+            "nearly all have a text in common: fine-tune on a training set, or on more of them"
+        )
     return (
         [example for example, out in zip(examples, drawn, strict=True) if not out],
         [example for example, out in zip(examples, drawn, strict=True) if out],

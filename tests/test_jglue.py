@@ -153,6 +153,12 @@ def test_the_sentences_of_a_context_are_those_behind_its_title():
     assert jglue.sentences_of(TASKS["jcommonsenseqa"], [choice]) == {"空は?"}
 
 
+@pytest.mark.parametrize("examples", [[("甲", "乙")] * 3, [(f"甲{number}", "同じ文") for number in range(100)]])
+def test_where_nothing_can_be_held_out_it_is_said(examples):
+    with pytest.raises(StageError, match=rf"JNLI: of {len(examples)} validation examples none can be held out, as"):
+        jglue.hold_out(TASKS["jnli"], [Example(texts, 0) for texts in examples], 1)
+
+
 def test_the_real_files_are_read_whole():
     folder = shared("data", "jglue")
     nli = jglue.read(TASKS["jnli"], folder / "jnli-v1.3" / "valid-v1.3.json")
