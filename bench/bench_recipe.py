@@ -22,7 +22,6 @@ import json
 import os
 import shutil
 import statistics
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -133,31 +132,6 @@ def alone(folder: Path) -> Iterator[None]:
 # Stages
 
 
-def run_stage(command: list[str], cwd: Path, threads: int, output: Path | None = None) -> None:
-    """Run a script of the repository as a user does, with so many threads; what it prints goes to `output`.
-
-    Raises StageError with its last line when it fails; all that it said stands in stage.log of `cwd`.
-    """
-    variables = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
-    environment = os.environ | variables | {cli.PARENT: str(os.getpid())}
-    log = cwd / "stage.log"
-    with open(log, "wb") as said, open(output or os.devnull, "wb") as printed:
-        done = subprocess.run(
-            [sys.executable, *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=said
-        )
-    if done.returncode:
-        reason = runs.last_line(log.read_text(encoding="utf-8", errors="replace"))
-        raise cli.StageError(
-            f"{runs.as_typed(command)} ended with exit code {done.returncode} ({reason}): see {log}, mend that, and "
-            "run this again"
-        )
-
-
-def options_of(given: dict) -> list[str]:
-    """{"a": 1} -> ["--a", "1"]"""
-    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
-
-
 def is_made(samples: Path, part: str, settings: dict) -> bool:
     """Whether samples stand there, and are of the text, tokenizer and length of this comparison."""
     record = files.read_record(samples) or {"inputs": [], "tokenizer": None, "options": {"max_seq_len": None}}
@@ -178,7 +152,7 @@ def prepare_samples(
         options |= {"num_workers": given["threads"]}
         if not is_made(made, part, settings):
             cli.say(f"making {made}")
-            run_stage([str(ROOT / "prepare_train_data.py"), *options_of(options)], place, given["threads"])
+            runs.run_stage([str(ROOT / "prepare_train_data.py"), *runs.options_of(options)], place, given["threads"])
 
 
 def tokens_per_sample(samples: Path) -> float:
@@ -203,26 +177,26 @@ def train(config: dict, run: Path, threads: int) -> Path:
     for name in ("lightning_logs", "jglue"):
         shutil.rmtree(run / name, ignore_errors=True)
     (run / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    run_stage([str(ROOT / "trainer.py"), "--config", "config.yaml"], run, threads)
+    runs.run_stage([str(ROOT / "trainer.py"), "--config", "config.yaml"], run, threads)
     return last
 
 
 def measure_text(checkpoint: Path, text: Path, max_sentences: int, threads: int) -> float:
     """Bits per character of a held-out text, by evaluate_text.py."""
     folder = checkpoint.parents[3]
-    options = options_of({"text_file": text.absolute(), "max_sentences": max_sentences})
+    options = runs.options_of({"text_file": text.absolute(), "max_sentences": max_sentences})
     result = folder / "text_result.json"
-    run_stage([str(ROOT / "evaluate_text.py"), str(checkpoint), *options], folder, threads, result)
+    runs.run_stage([str(ROOT / "evaluate_text.py"), str(checkpoint), *options], folder, threads, result)
     return json.loads(result.read_bytes())["bits_per_character"]
 
 
 def measure_jsts(checkpoint: Path, jglue_dir: Path, precision: str, threads: int) -> float:
     """Spearman correlation of JSTS after a short fine-tuning, by evaluate_jglue.py."""
     folder = checkpoint.parents[3]
-    options = options_of(
+    options = runs.options_of(
         {"data_dir": jglue_dir.absolute(), **JGLUE, "precision": precision, "output_dir": folder / "jglue"}
     )
-    run_stage([str(ROOT / "evaluate_jglue.py"), str(checkpoint), *options], folder, threads)
+    runs.run_stage([str(ROOT / "evaluate_jglue.py"), str(checkpoint), *options], folder, threads)
     result = json.loads((folder / "jglue" / "jglue.json").read_bytes())
     return result["tasks"]["jsts"]["scores"]["spearman"]["valid"]["mean"]
 
@@ -430,13 +404,13 @@ def main(
     jglue_dir: str = "data/jglue",
     variants: str = ",".join(recipes.VARIANTS),
     seeds: str = "1,2,3",
-    minutes: float = 3.5,
+    minutes: float = 5,
     threads: int = 1,
     precision: str = "32-true",
     model: str = "4x256",
     max_seq_len: int = 128,
-    step_tokens: int = 4096,
-    lr: float = 5e-4,
+    step_tokens: int = 2048,
+    lr: float = 1e-3,
     max_sentences: int = 300,
     timed_steps: int = 3,
     rounds: int = 5,

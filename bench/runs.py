@@ -8,6 +8,7 @@ import shlex
 import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -51,6 +52,31 @@ def as_typed(command: list[str]) -> str:
 
 def last_line(text: str) -> str:
     return (text.strip().splitlines() or ["it said nothing"])[-1]
+
+
+def run_stage(command: list[str], cwd: Path, threads: int, output: Path | None = None) -> None:
+    """Run a script of the repository as a user does, with so many threads; what it prints goes to `output`.
+
+    Raises StageError with its last line when it fails; all that it said stands in stage.log of `cwd`.
+    """
+    variables = {f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")}
+    environment = os.environ | variables | {cli.PARENT: str(os.getpid())}
+    log = cwd / "stage.log"
+    with open(log, "wb") as said, open(output or os.devnull, "wb") as printed:
+        done = subprocess.run(
+            [sys.executable, *command], cwd=cwd, env=environment, stdin=subprocess.DEVNULL, stdout=printed, stderr=said
+        )
+    if done.returncode:
+        reason = last_line(log.read_text(encoding="utf-8", errors="replace"))
+        raise cli.StageError(
+            f"{as_typed(command)} ended with exit code {done.returncode} ({reason}): see {log}, mend that, and "
+            "run this again"
+        )
+
+
+def options_of(given: dict) -> list[str]:
+    """{"a": 1} -> ["--a", "1"]"""
+    return [word for name, value in given.items() for word in (f"--{name}", str(value))]
 
 
 def own_cpu_seconds(process: int) -> float:

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import texts
+
 from bert_ja import files, results
 from bert_ja.scores import summary
 
@@ -105,3 +107,18 @@ def write_text(path: Path, *contents: dict, **changes) -> Path:
     }
     files.write_record(path, record | changes)
     return path
+
+
+def write_jsts(folder: Path) -> Path:
+    """JSTS of our own sentences: the score is how many of four parts two have in common."""
+    (folder / "jsts-v1.3").mkdir(parents=True)
+    for number, part in enumerate(("train", "valid")):
+        lines = texts.text(60, seed=10 + number).split()
+        rows = [
+            {"sentence_pair_id": str(at), "sentence1": one, "sentence2": two, "label": 5.0 * (one[:3] == two[:3])}
+            for at, (one, two) in enumerate(zip(lines[::2], lines[1::2], strict=False))
+        ]
+        (folder / "jsts-v1.3" / f"{part}-v1.3.json").write_text(
+            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
+        )
+    return folder

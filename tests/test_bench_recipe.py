@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, stage
+from evaluations import write_jsts
 from texts import text
 
 import trainer
-from bench import bench_recipe, recipes
+from bench import bench_recipe, recipes, runs
 from bert_ja import files, tokenization
 from bert_ja.cli import StageError
 from bert_ja.dataset import Columns
@@ -244,7 +245,7 @@ def test_steps_are_timed_in_turn_and_kept(tmp_path, texts, given):
 
 def test_a_stage_that_fails_is_told_with_its_last_line(tmp_path):
     with pytest.raises(StageError) as error:
-        bench_recipe.run_stage([str(ROOT / "test.py"), "--ckpt", "a"], tmp_path, 1)
+        runs.run_stage([str(ROOT / "test.py"), "--ckpt", "a"], tmp_path, 1)
     said = "test.py --ckpt a ended with exit code 2 (test.py: error: "
     assert str(error.value).startswith(said)
     assert str(error.value).endswith(f"see {tmp_path / 'stage.log'}, mend that, and run this again")
@@ -275,21 +276,6 @@ def test_wrong_options_are_told_before_any_work(options, said, texts, words, tmp
         bench_recipe.main(**given | options)
     assert str(error.value).startswith(said)
     assert list(tmp_path.iterdir()) == []
-
-
-def write_jsts(folder: Path) -> Path:
-    """JSTS of our own sentences: the score is how many of four parts two have in common."""
-    (folder / "jsts-v1.3").mkdir(parents=True)
-    for number, part in enumerate(("train", "valid")):
-        lines = text(60, seed=10 + number).split()
-        rows = [
-            {"sentence_pair_id": str(at), "sentence1": one, "sentence2": two, "label": 5.0 * (one[:3] == two[:3])}
-            for at, (one, two) in enumerate(zip(lines[::2], lines[1::2], strict=False))
-        ]
-        (folder / "jsts-v1.3" / f"{part}-v1.3.json").write_text(
-            "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8"
-        )
-    return folder
 
 
 @pytest.mark.full
