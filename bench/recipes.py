@@ -74,6 +74,7 @@ VARIANTS = {
     "batch_double": changed("twice the tokens an optimizer step, half the steps", tokens=2.0),
     "dropout_0": changed("no dropout (Geiping, Goldstein 2023)", dropout=0.0),
     "muon": changed("Muon for the matrices of the layers (Jordan et al. 2024)", optimizer="muon", weight_decay=0.01),
+    "muon_2x": changed("Muon, twice the learning rate", optimizer="muon", weight_decay=0.01, lr=2.0),
     "v2": changed(  # as configs/base-v2.yaml, until it is known what wins
         "all of configs/base-v2.yaml, and twice the learning rate",
         **{"objective": "none", "unit": "segment", "whole_word_mask": True, "mlm_probability": 0.3, "dropout": 0.0},
