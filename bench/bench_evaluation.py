@@ -5,7 +5,7 @@ validation set where a task has no training set here. Every fine-tuning is kept 
 ended goes on; the file is written anew as each task ends. Two calls, one with --weights pre-trained and one with
 --weights random, work side by side:
 
-    python3 bench/bench_evaluation.py model --jglue_dir JGLUE/datasets --output_file bench/results/evaluation.json
+    python3 bench/bench_evaluation.py --model model --jglue_dir JGLUE/datasets
 """
 
 import datetime
@@ -26,7 +26,7 @@ RECIPES = {  # options of evaluate_jglue.py; several learning rates are chosen f
     "jsts": {"learning_rates": "1e-4,3e-4", "epochs": 3, "seeds": 5},
     "jnli": {"learning_rates": "5e-5,1e-4,2e-4", "epochs": 10, "batch_size": 16, "seeds": 5},
     "jcommonsenseqa": {"learning_rates": "1e-4", "epochs": 3, "seeds": 3},
-    "jsquad": {"learning_rates": "2e-4", "epochs": 3, "seeds": 3},
+    "jsquad": {"learning_rates": "2e-4", "epochs": 3, "seeds": 2},
 }
 TRAINED_ON = {"train": "training", "valid": "validation"}  # split: its name
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size")

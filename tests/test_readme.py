@@ -13,7 +13,7 @@ from conftest import ROOT
 from torch.distributed.run import get_args_parser
 
 import trainer
-from bench import gpu_suite
+from bench import bench_evaluation, gpu_suite
 from bert_ja import cli, resuming
 from bert_ja.dataset import _parse
 
@@ -223,6 +223,7 @@ def test_the_figures_of_samples_are_the_measured_ones():
 
 
 TRAINING = ROOT / "bench" / "results" / "training.json"
+EVALUATION = ROOT / "bench" / "results" / "evaluation.json"
 MODELS = {"12x768": "BERT base", "6x384": "6 layers, 384 wide"}
 
 
@@ -298,6 +299,15 @@ def test_the_figures_of_training_are_the_measured_ones():
     text = " ".join(README.split())
     for line in training_lines(json.loads(TRAINING.read_text(encoding="utf-8"))):
         assert f"{line}\n" in README if line.startswith("|") else line in text, line
+
+
+@pytest.mark.skipif(not EVALUATION.exists(), reason="no model was compared with its twin yet")
+def test_the_scores_beside_random_weights_are_the_measured_ones():
+    content = json.loads(EVALUATION.read_text(encoding="utf-8"))
+    sizes = content["model"]
+    said = f"({sizes['num_hidden_layers']} layers of width {sizes['hidden_size']}, {sizes['vocab_size']:,} pieces)"
+    assert said in " ".join(README.split())
+    assert "\n".join(bench_evaluation.table(content)) in README
 
 
 def test_the_sample_lines_of_the_formats_are_valid(texts):
