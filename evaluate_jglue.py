@@ -212,8 +212,8 @@ def main(
         batch_size: Examples an optimizer step.
         warmup_ratio: Share of the optimizer steps over which the learning rate rises; then it falls to 0 linearly.
         weight_decay: Weight decay of AdamW, which spares biases and LayerNorm.
-        dropout: Dropout of layers, attention weights and head while fine-tuning, whatever it was in pre-training, where
-            the architecture names it as BERT does; 0 to below 1.
+        dropout: Dropout while fine-tuning, whatever it was in pre-training, 0 to below 1; an architecture that does not
+            name it as BERT does keeps its own.
         train_split: train, or valid where there is no training set; a tenth of it is then held out for the choice.
         random_weights: True measures the same architecture without pre-training, to compare with.
         training_text_file: Text that the model was trained on, for the overlap; data/train.txt when not given, where

@@ -2,8 +2,7 @@
 
 Fine-tunes both with evaluate_jglue.py by the recipes below, which suit a model as small as a CPU can pre-train; on its
 validation set where a task has no training set here. Every fine-tuning is kept in --work_dir, so a comparison that was
-ended goes on; the file is written anew as each task ends. Two calls, one with --weights pre-trained and one with
---weights random, work side by side:
+ended goes on; the file is written anew as each task ends:
 
     python3 bench/bench_evaluation.py --model model --jglue_dir JGLUE/datasets
 """
@@ -43,6 +42,8 @@ def options_of(task: str, weights: str, given: dict) -> dict:
     options = {"data_dir": Path(given["jglue_dir"]).absolute(), "tasks": task, **RECIPES[task]}
     options |= {"random_weights": WEIGHTS[weights], "train_split": "train" if "train" in found.paths else "valid"}
     options |= {"accelerator": given["accelerator"], "precision": given["precision"]}
+    if given["training_text_file"] is not None:
+        options |= {"training_text_file": Path(given["training_text_file"]).absolute()}
     return options | {"output_dir": folder_of(Path(given["work_dir"]).absolute(), weights, task)}
 
 
@@ -67,7 +68,7 @@ def compared(work_dir: Path, model: Path) -> dict:
         of_task = content["tasks"][task]
         shared = {name: of_task[name] for name in ("title", "version", "examples")}
         found.setdefault(task, shared | {"train_split": content["train_split"]})
-        own = {name: of_task[name] for name in ("setting", "tried", "scores")}
+        own = {name: of_task[name] for name in ("setting", "tried", "scores", "overlap")}
         found[task][weights] = own | {"precision": content["precision"]}
     record = files.read_record(model) or {}
     facts = {"sha256": weights_file["sha256"], "steps": record.get("steps")} | {name: config[name] for name in SIZES}
@@ -94,6 +95,7 @@ def main(
     jglue_dir: str = "JGLUE/datasets",
     tasks: str = ",".join(RECIPES),
     weights: str = ",".join(WEIGHTS),
+    training_text_file: str | None = None,
     threads: int = 1,
     accelerator: str = "auto",
     precision: str = "32-true",
@@ -107,6 +109,7 @@ def main(
         jglue_dir: Folder with jsts-v1.3 and so on.
         tasks: Tasks to fine-tune for, with commas; what stands in the work folder of others is shown too.
         weights: pre-trained, random, or both with a comma.
+        training_text_file: Text that the model was trained on, in which sentences of the tasks are looked for.
         threads: Threads of a fine-tuning.
         accelerator: auto, cpu or gpu.
         precision: 32-true, bf16-mixed or 16-mixed.

@@ -42,7 +42,7 @@ class Setting:
     batch_size: int = 32
     warmup_ratio: float = 0.1  # of all optimizer steps; then linearly to zero
     weight_decay: float = 0.0
-    dropout: float = 0.1  # of layers, attention weights and head
+    dropout: float = 0.1  # in place of the model's own, see `load_model`
 
 
 @dataclass(frozen=True)

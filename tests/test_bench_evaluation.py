@@ -97,11 +97,16 @@ def test_a_tiny_comparison_trains_both_on_what_is_there(model, tmp_path, monkeyp
     monkeypatch.setattr(bench_evaluation, "RECIPES", {"jsts": recipe, "jnli": recipe | {"batch_size": 8}})
     output = tmp_path / "evaluation.json"
     given = {"model": str(model), "jglue_dir": str(data), "tasks": "jsts,jnli", "output_file": str(output)}
-    bench_evaluation.main(**given, work_dir=str(tmp_path / "work"), accelerator="cpu")
+    (text := tmp_path / "train.txt").write_text("あ\n\n", encoding="utf-8")
+    given |= {"training_text_file": str(text), "work_dir": str(tmp_path / "work")}
+    bench_evaluation.main(**given, accelerator="cpu")
     content = json.loads(output.read_bytes())
     assert {name: task["train_split"] for name, task in content["tasks"].items()} == {"jsts": "train", "jnli": "valid"}
     for task in content["tasks"].values():
         assert all(task[weights]["setting"]["learning_rate"] == 1e-3 for weights in bench_evaluation.WEIGHTS)
+    overlap = [content["tasks"]["jnli"][weights]["overlap"] for weights in bench_evaluation.WEIGHTS]
+    assert sum(part["in_training_text"] for part in (overlap[0]["train"], overlap[0]["valid"])) == 1
+    assert overlap[1] is None  # it has read no text
     pearson = [content["tasks"]["jsts"][of]["scores"]["pearson"]["valid"]["values"] for of in bench_evaluation.WEIGHTS]
     assert len(pearson[0]) == len(pearson[1]) == 2
     assert pearson[0] != pearson[1]
