@@ -6,7 +6,7 @@ import io
 import pytest
 import torch
 
-from bert_ja.muon import MATRICES, Muon
+from bert_ja.muon import MATRICES, Muon, orthogonalized
 
 LR = 0.01
 
@@ -65,8 +65,23 @@ def test_it_takes_the_steps_of_torchs_two_optimizers():
         take(one, **({"grad_scale": 2.0} if step == 1 else {}), **({"found_inf": 0.0} if step % 2 else {}))
         for optimizer in two:
             optimizer.step()
-        assert difference(ours, theirs) < 1e-6
-    assert difference(ours, network()) > 1e-3
+        assert difference(ours, theirs) < 3e-3  # torch's Muon rounds to bf16
+        if step == 0:
+            assert difference(ours[2], theirs[2]) < 1e-6
+    assert difference(ours, network()) > 0.02
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (8, 24), (24, 8)])
+def test_an_orthogonal_update_keeps_directions_and_has_singular_values_near_one(shape):
+    torch.manual_seed(0)
+    given = torch.randn(3, *shape, dtype=torch.float64)
+    found = orthogonalized(given, {"ns_coefficients": (3.4445, -4.775, 2.0315), "ns_steps": 5, "eps": 1e-7})
+    left, _, right = torch.linalg.svd(given, full_matrices=False)
+    inner = left.mT @ found @ right.mT
+    values = inner.diagonal(dim1=1, dim2=2)
+    assert float(values.min()) > 0.5
+    assert float(values.max()) < 1.5
+    assert float((inner - torch.diag_embed(values)).abs().max()) < 1e-9
 
 
 @pytest.mark.parametrize("taken", [0, 2])
@@ -114,3 +129,30 @@ def test_a_schedule_reaches_both():
     optimizer.step()
     schedule.step()
     assert [group["lr"] for group in optimizer.param_groups] == [LR / 2] * 3
+
+
+@pytest.mark.parametrize(
+    ("device", "rounding"),
+    [
+        ("cpu", 5e-4),  # of moves of 0.02 in all: torch rounds to bf16 there too
+        pytest.param("cuda", 1e-4, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+    ],
+)
+def test_matrices_of_one_shape_go_together_as_each_would_alone(device, rounding):
+    """Wide, tall and square ones, one of a frozen layer, and others' momentum beside a zero gradient."""
+    torch.manual_seed(0)
+    shapes = [(8, 8), (16, 8), (8, 16), (8, 8), (16, 8), (16, 8)]
+    ours = [torch.nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
+    theirs = [torch.nn.Parameter(matrix.detach().clone()) for matrix in ours]
+    one = Muon([{"params": ours, "weight_decay": 0.1, MATRICES: True}, {"params": [], MATRICES: False}], lr=LR)
+    two = torch.optim.Muon(theirs, lr=LR, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(3):
+        for mine, other in zip(ours[:-1], theirs[:-1], strict=True):
+            mine.grad = torch.randn(mine.shape, device=device) * (step != 1)
+            other.grad = mine.grad.clone()
+        one.step()
+        two.step()
+        for mine, other in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(mine, other, rtol=0, atol=rounding)
+    assert torch.equal(ours[-1], theirs[-1])
+    assert float((ours[0] - ours[3]).detach().abs().max()) > 0.1
