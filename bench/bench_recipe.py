@@ -52,8 +52,8 @@ ABOUT = (
     "runs: trainer.py, the seed is that of weights, dropout, order and masks; the samples are the same for all seeds",
     "bits/character: evaluate_text.py on the held-out text, less is better; JSTS Spearman: evaluate_jglue.py, a short "
     "fine-tuning, more is better",
-    "difference: mean and standard deviation, over the seeds that both have, of a variant's run less the baseline's "
-    "with the same seed",
+    "difference: mean and standard deviation, over the seeds that both have, of a variant's run less that of its base "
+    "with the same seed; the base of v2_... is v2, that of all others the baseline",
 )
 
 
@@ -181,22 +181,22 @@ def train(config: dict, run: Path, threads: int) -> Path:
     return last
 
 
-def measure_text(checkpoint: Path, text: Path, max_sentences: int, threads: int) -> float:
+def measure_text(checkpoint: Path, text: Path, given: dict) -> float:
     """Bits per character of a held-out text, by evaluate_text.py."""
     folder = checkpoint.parents[3]
-    options = runs.options_of({"text_file": text.absolute(), "max_sentences": max_sentences})
-    result = folder / "text_result.json"
-    runs.run_stage([str(ROOT / "evaluate_text.py"), str(checkpoint), *options], folder, threads, result)
+    options = {"text_file": text.absolute(), "max_sentences": given["max_sentences"], "accelerator": given["device"]}
+    result, script = folder / "text_result.json", ROOT / "evaluate_text.py"
+    runs.run_stage([str(script), str(checkpoint), *runs.options_of(options)], folder, given["threads"], result)
     return json.loads(result.read_bytes())["bits_per_character"]
 
 
-def measure_jsts(checkpoint: Path, jglue_dir: Path, precision: str, threads: int) -> float:
+def measure_jsts(checkpoint: Path, given: dict) -> float:
     """Spearman correlation of JSTS after a short fine-tuning, by evaluate_jglue.py."""
     folder = checkpoint.parents[3]
-    options = runs.options_of(
-        {"data_dir": jglue_dir.absolute(), **JGLUE, "precision": precision, "output_dir": folder / "jglue"}
-    )
-    runs.run_stage([str(ROOT / "evaluate_jglue.py"), str(checkpoint), *options], folder, threads)
+    options = {"data_dir": Path(given["jglue_dir"]).absolute(), **JGLUE, "precision": given["precision"]}
+    options |= {"accelerator": given["device"], "output_dir": folder / "jglue"}
+    command = [str(ROOT / "evaluate_jglue.py"), str(checkpoint), *runs.options_of(options)]
+    runs.run_stage(command, folder, given["threads"])
     result = json.loads((folder / "jglue" / "jglue.json").read_bytes())
     return result["tasks"]["jsts"]["scores"]["spearman"]["valid"]["mean"]
 
@@ -280,8 +280,8 @@ def take_run(name: str, seed: int, results: Results, scale: recipes.Scale, folde
         "steps": steps,
         "seen": content["callbacks"]["Throughput"],
         "seconds": round(part["seconds"], 1),
-        "bits_per_character": measure_text(checkpoint, texts["test"], given["max_sentences"], given["threads"]),
-        "jsts_spearman": measure_jsts(checkpoint, Path(given["jglue_dir"]), given["precision"], given["threads"]),
+        "bits_per_character": measure_text(checkpoint, texts["test"], given),
+        "jsts_spearman": measure_jsts(checkpoint, given),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
     }
     with results.changing() as study:
@@ -314,14 +314,19 @@ def mean_and_sd(values: list[float]) -> tuple[float, float | None]:
     return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def summary(study: dict) -> dict[str, dict]:
-    """{variant: runs, steps, and of each measure mean, sd, and mean and sd of the difference to the baseline}."""
+def by_variant(study: dict) -> dict[str, dict[int, dict]]:
+    """{variant: {seed: run}}, in the order of the variants."""
     found: dict[str, dict[int, dict]] = {}
     for run in current(study):
         found.setdefault(run["variant"], {})[run["seed"]] = run
-    base, rows = found.get(recipes.BASELINE, {}), {}
-    for name in filter(found.__contains__, recipes.VARIANTS):
-        by_seed = found[name]
+    return {name: found[name] for name in recipes.VARIANTS if name in found}
+
+
+def summary(study: dict) -> dict[str, dict]:
+    """{variant: runs, steps, and of each measure mean, sd, and mean and sd of the difference to its base}."""
+    found, rows = by_variant(study), {}
+    for name in found:
+        by_seed, base = found[name], found.get(recipes.base_of(name), {})
         rows[name] = {"runs": len(by_seed), "steps": next(iter(by_seed.values()))["steps"]}
         for measure in MEASURES:
             mean, sd = mean_and_sd([run[measure] for run in by_seed.values()])
@@ -332,29 +337,32 @@ def summary(study: dict) -> dict[str, dict]:
 
 
 def cell(mean: float, sd: float | None, sign: str = "") -> str:
-    return f"{mean:{sign}.4f}" + (f" ({sd:.4f})" if sd is not None else " (-)")
+    """(4.25, 0.08) -> "4.250 ± 0.080", (4.25, None) -> "4.250"."""
+    return f"{mean:{sign}.3f}" + (f" ± {sd:.3f}" if sd is not None else "")
+
+
+def measured_on(study: dict) -> str:
+    """What a comparison was made with, in words."""
+    on, settings = study["machine"], study["settings"]
+    cpu = f"{settings['threads']} of {on['cores']} cores of an {on['cpu']} ({', '.join(on['flags'])})"
+    return (
+        f"{settings['model'].replace('x', ' layers of width ')}, {settings['step_tokens']:,} tokens a step, "
+        f"{settings['precision']}, {settings['minutes'] * 60:.0f} seconds of optimizer steps on "
+        f"{cpu if settings['device'] == 'cpu' else 'one ' + on['device']}"
+    )
 
 
 def table(study: dict) -> Iterator[str]:
-    """A comparison as lines to read; sds in brackets."""
-    on, settings = study["machine"], study["settings"]
-    yield f"{on['cpu']} ({' '.join(on['flags'])}), {settings['threads']} of {on['cores']} cores, {study['date']}"
-    yield (
-        f"{settings['model']}, {settings['precision']}, {settings['step_tokens']:,} tokens a step, "
-        f"{settings['minutes']:g} min of training"
-    )
+    """A comparison as a Markdown table: means and sample standard deviations over seeds."""
     heads = [head for what in MEASURES.values() for head in (what, "difference")]
-    yield f"{'variant':14}{'runs':>5}{'steps':>8}" + "".join(f"{head:>18}" for head in heads)
+    yield f"| {' | '.join(['variant', 'seeds', 'steps', *heads])} |"
+    yield "|---|" + "---:|" * (2 + len(heads))
     for name, row in summary(study).items():
-        cells = [
-            text
-            for measure in MEASURES
-            for text in (
-                cell(row[measure]["mean"], row[measure]["sd"]),
-                cell(*row[measure]["difference"], "+") if row[measure]["difference"] else "",
-            )
-        ]
-        yield f"{name:14}{row['runs']:5}{row['steps']:8,}" + "".join(f"{text:>18}" for text in cells)
+        cells = [f"`{name}`: {recipes.VARIANTS[name].about}", f"{row['runs']}", f"{row['steps']:,}"]
+        for measure in MEASURES:
+            cells.append(cell(row[measure]["mean"], row[measure]["sd"]))
+            cells.append(cell(*row[measure]["difference"], "+") if row[measure]["difference"] else "")
+        yield f"| {' | '.join(cells)} |"
 
 
 # The command
@@ -374,8 +382,11 @@ def check(given: dict, texts: dict[str, Path]) -> None:
     }
     for name, least in LEAST.items():
         wrong[f"--{name} must be {least} or more, got {given[name]}"] = given[name] >= least
+    wrong[f"--device must be cpu or cuda, got {given['device']}"] = given["device"] in recipes.ACCELERATORS
     said = f"--model must be layers x width, as 4x256 (from 128 on a multiple of 64), got {given['model']}"
     cli.require(wrong | {said: training_parts.is_model(given["model"])})
+    if given["device"] == "cuda" and not torch.cuda.is_available():
+        raise cli.StageError("torch sees no GPU here: pass --device cpu")
     tokenization.vocabulary(given["tokenizer_model"])
     for part, path in texts.items():
         files.require_text(path, f"make it with get_jawiki.sh or prepare_corpus.py, or name another --{part}_file")
@@ -388,11 +399,12 @@ def check(given: dict, texts: dict[str, Path]) -> None:
 
 def settings_of(given: dict, texts: dict[str, Path], on: dict) -> dict:
     """What two runs must share to be compared: all but which variants and seeds are taken, and where files stand."""
-    names = ("model", "max_seq_len", "step_tokens", "lr", "precision", "minutes", "threads", "max_sentences")
+    names = ("model", "max_seq_len", "step_tokens", "lr", "precision", "minutes", "device", "threads", "max_sentences")
     return plain(
         {name: given[name] for name in names}
         | {"texts": {part: files.describe(path) for part, path in texts.items()}}
-        | {"tokenizer": tokenization.tokenizer_facts(given["tokenizer_model"]), "jglue": JGLUE, "cpu": on["cpu"]}
+        | {"tokenizer": tokenization.tokenizer_facts(given["tokenizer_model"]), "jglue": JGLUE}
+        | {"on": on["cpu"] if given["device"] == "cpu" else on["device"]}
     )
 
 
@@ -407,11 +419,13 @@ def main(
     minutes: float = 5,
     threads: int = 1,
     precision: str = "32-true",
+    device: str = "cpu",
     model: str = "4x256",
     max_seq_len: int = 128,
     step_tokens: int = 2048,
     lr: float = 1e-3,
     max_sentences: int = 300,
+    timing_only: bool = False,
     timed_steps: int = 3,
     rounds: int = 5,
     output_file: str = "bench/results/recipe.json",
@@ -432,11 +446,13 @@ def main(
         threads: Threads of a run; two runs go on side by side by calling this twice.
         precision: Precision of training and fine-tuning, 32-true or bf16-mixed; the latter is slow where the CPU has
             neither avx512_bf16 nor amx_bf16.
+        device: Device to train and measure on, cpu or cuda; several runs may share a GPU, once the steps are timed.
         model: Model, layers x width.
         max_seq_len: Longest sample in tokens.
         step_tokens: Tokens of an optimizer step, about.
         lr: Learning rate of the baseline.
         max_sentences: Sentences of the held-out text that are measured.
+        timing_only: Measure the time of the variants' optimizer steps, and train nothing.
         timed_steps: Optimizer steps of a variant that are timed in a round.
         rounds: Rounds in which the steps of all variants are timed.
         output_file: JSON that holds the results, and gets each run as it ends.
@@ -448,7 +464,7 @@ def main(
     training.quiet_start()
     warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
     torch.set_num_threads(threads)
-    folder, names, on = Path(work_dir).absolute(), variants.split(","), runs.machine()
+    folder, names, on = Path(work_dir).absolute(), variants.split(","), fits.machine(device)
     facts = {
         "command": runs.as_typed(["python3", *sys.argv]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -457,14 +473,16 @@ def main(
         "about": ABOUT,
     }
     results = Results(Path(output_file), settings_of(given, texts, on), facts)
-    scale = recipes.Scale(*training_parts.size_of(model), max_seq_len, step_tokens, lr, precision)
+    scale = recipes.Scale(*training_parts.size_of(model), max_seq_len, step_tokens, lr, precision, device)
     with alone(folder):
         for name in dict.fromkeys([recipes.BASELINE, *names]):
             prepare_samples(recipes.VARIANTS[name], folder, texts, given, results.settings)
         ensure_times(results, names, scale, folder, given)
-    left = take_runs(names, list(map(int, seeds.split(","))), results, scale, folder, texts, given)
+    wanted = [] if timing_only else list(map(int, seeds.split(",")))
+    left = take_runs(names, wanted, results, scale, folder, texts, given)
     if left:
         cli.say("left to another process: " + ", ".join(f"{name} with seed {seed}" for name, seed in left))
+    print(f"{measured_on(results.study)}:\n")
     print("\n".join(table(results.study)))
 
 

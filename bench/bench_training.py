@@ -23,7 +23,7 @@ from bert_ja import cli  # before torch, which reads what it sets in the environ
 # isort: split
 import torch
 
-from bench import flops, gpu_suite, runs, training_parts, training_samples
+from bench import fits, flops, gpu_suite, runs, training_parts, training_samples
 from bert_ja import files, tokenization, training
 
 PARTS, READING = ("speed", "thread", "loss"), {"speed", "loss"}  # what is measured; what of it reads texts
@@ -153,20 +153,6 @@ def table(result: dict) -> Iterator[str]:
 
 
 # The command
-
-
-def machine(device: str) -> dict:
-    """runs.machine() with the device that is measured, its memory, and the threads of torch."""
-    on = runs.machine()
-    if device == "cpu":
-        return on | {"device": "cpu", "threads": torch.get_num_threads()}
-    card = torch.cuda.get_device_properties(0)
-    return on | {
-        "device": card.name,
-        "gpu_gigabytes": round(card.total_memory / 1e9, 1),
-        "cuda": torch.version.cuda,
-        "threads": torch.get_num_threads(),
-    }
 
 
 def check(paths: list[Path], device: str, suite: bool, tokenizer_model: str, output_file: str | None, options: dict):
@@ -318,7 +304,7 @@ def main(
     check(paths, device, suite, tokenizer_model, output_file, options)
     training.quiet_start()
     warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
-    on = machine(device)
+    on = fits.machine(device)
     run = {
         "command": runs.as_typed(["python3", *sys.argv]),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 import torch
 from transformers import BertForPreTraining
 
-from bench import baseline_training
+from bench import baseline_training, runs
 from bert_ja import masking, training
 from bert_ja.dataset import Columns, Step
 from bert_ja.pretraining import BertPretraining
@@ -35,6 +35,20 @@ class SampleData(training.PretrainingData):
         self.accumulate, self.consumed, self.rule, self.mlm_probability_end = 1, 0, masking.MaskingRule(), None
         self._columns = {"train": [train]} | ({"valid": [valid]} if valid else {})
         self.shares = {part: {part: 1.0} for part in self._columns}
+
+
+def machine(device: str) -> dict:
+    """runs.machine() with the device that trains, its memory, and the threads of torch."""
+    on = runs.machine()
+    if device == "cpu":
+        return on | {"device": "cpu", "threads": torch.get_num_threads()}
+    card = torch.cuda.get_device_properties(0)
+    return on | {
+        "device": card.name,
+        "gpu_gigabytes": round(card.total_memory / 1e9, 1),
+        "cuda": torch.version.cuda,
+        "threads": torch.get_num_threads(),
+    }
 
 
 def wait_for(device: torch.device) -> None:

@@ -15,7 +15,7 @@ from bert_ja import files, tokenization
 from bert_ja.cli import StageError
 from bert_ja.dataset import Columns
 
-SCALE = recipes.Scale(layers=1, width=32, max_seq_len=64, step_tokens=512, lr=1e-3, precision="32-true")
+SCALE = recipes.Scale(layers=1, width=32, max_seq_len=64, step_tokens=512, lr=1e-3, precision="32-true", device="cpu")
 BASELINE = recipes.VARIANTS[recipes.BASELINE]
 ONE_CHANGE = {  # of each variant, what differs from the published recipe
     "segments": {"unit": "segment"},
@@ -36,6 +36,18 @@ ONE_CHANGE = {  # of each variant, what differs from the published recipe
     "muon": {"optimizer": "muon", "weight_decay": 0.01},
     "muon_2x": {"optimizer": "muon", "weight_decay": 0.01, "lr": 2.0},
 }
+V2_CHANGE = {  # of each variant that changes v2, what differs from it
+    "literature": {"whole_word_mask": True, "optimizer": "adamw"},
+    "v2_adamw": {"optimizer": "adamw", "lr": 1.0},
+    "v2_words": {"whole_word_mask": True},
+    "v2_mask_15": {"mlm_probability": 0.15},
+    "v2_mask_falling": {"mlm_probability_end": 0.15},
+    "v2_nsp": {"objective": "nsp"},
+    "v2_constant": {"lr_schedule": "constant"},
+    "v2_dropout": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
+    "v2_lr_half": {"lr": 1.0},
+    "v2_lr_2x": {"lr": 4.0},
+}
 
 
 def flat(variant: recipes.Variant) -> dict:
@@ -46,20 +58,25 @@ def flat(variant: recipes.Variant) -> dict:
 # The variants
 
 
-def test_each_variant_changes_one_thing():
-    base = flat(BASELINE)
-    found = {
-        name: {option: value for option, value in flat(variant).items() if value != base[option]}
-        for name, variant in recipes.VARIANTS.items()
-    }
-    combined = found.pop("v2")
+def changes(name: str, base: str) -> dict:
+    """What differs between two variants."""
+    usual = flat(recipes.VARIANTS[base])
+    return {option: value for option, value in flat(recipes.VARIANTS[name]).items() if value != usual[option]}
+
+
+def test_each_variant_changes_one_thing_of_the_published_recipe_or_of_v2():
+    """Weight decay goes with an optimizer that has it; segments go with one that has no pairs."""
+    of_v2 = {name: changes(name, "v2") for name in ("v2", *V2_CHANGE)}
+    assert of_v2 == {"v2": {}} | V2_CHANGE
+    found = {name: changes(name, recipes.BASELINE) for name in recipes.VARIANTS if name not in of_v2}
     assert found == {recipes.BASELINE: {}} | ONE_CHANGE
-    assert len(combined) == 10
+    assert len(changes("v2", recipes.BASELINE)) == 9
+    assert len({str(flat(variant)) for variant in recipes.VARIANTS.values()}) == len(recipes.VARIANTS)
     with pytest.raises(TypeError, match="unknown options of a variant: mask"):
         recipes.changed("", mask=0.3)
 
 
-def test_the_last_variant_is_the_shipped_configuration():
+def test_v2_is_the_shipped_configuration():
     """But for sizes, steps and learning rate, which are those of a large model."""
     shipped, variant = yaml.safe_load((ROOT / "configs" / "base-v2.yaml").read_text()), recipes.VARIANTS["v2"]
     scaled = ("lr", "num_warmup_steps", "compile")
@@ -67,8 +84,8 @@ def test_the_last_variant_is_the_shipped_configuration():
     assert shipped["data"]["mlm_probability"] == variant.data["mlm_probability"]
     assert shipped["data"].get("mlm_probability_end") == variant.data["mlm_probability_end"]
     comment = (ROOT / "configs" / "base-v2.yaml").read_text().partition("seed_everything")[0]
-    assert "prepare_train_data.py --objective none --whole_word_mask True, for train.txt" in comment
-    assert variant.samples == {"objective": "none", "unit": "segment", "whole_word_mask": True}
+    assert "prepare_train_data.py --objective none, for train.txt" in comment
+    assert variant.samples == {"objective": "none", "unit": "segment", "whole_word_mask": False}
 
 
 @pytest.mark.parametrize("name", recipes.VARIANTS)
@@ -102,8 +119,12 @@ def test_all_variants_read_as_many_tokens_a_step():
 def test_variants_whose_step_is_the_same_work_take_equally_many_steps():
     alike = {name for name, each in recipes.VARIANTS.items() if recipes.cost_of(each) == recipes.cost_of(BASELINE)}
     assert alike == {recipes.BASELINE, "whole_words", "adamw", "linear", "cosine", "lr_2x", "lr_4x"}
-    costs = {recipes.cost_of(variant) for variant in recipes.VARIANTS.values()}
-    assert len(costs) == len(recipes.VARIANTS) - len(alike)  # one for all of these; both of Muon share another
+    costs = {name: recipes.cost_of(variant) for name, variant in recipes.VARIANTS.items()}
+    assert costs["muon_2x"] == costs["muon"]
+    of_v2 = {name for name, cost in costs.items() if cost == costs["v2"]}
+    assert of_v2 == {"v2", "v2_words", "v2_constant", "v2_lr_half", "v2_lr_2x"}
+    assert costs["v2_adamw"] == costs["literature"]
+    assert len(set(costs.values())) == len(costs) - (len(alike) - 1) - 1 - (len(of_v2) - 1) - 1
     assert recipes.cost_of(recipes.VARIANTS["mask_falling"]) == (
         "nsp sentence, masked 0.225, adam, dropout 0.1 0.1, tokens x 1"
     )
@@ -119,7 +140,7 @@ def run_of(name: str, seed: int, bits: float, jsts: float, steps: int = 100) -> 
 
 
 FACTS = {"machine": {"cpu": "A", "flags": ["avx2"], "cores": 2}, "date": "2026-11-27"}
-SETTINGS = {"model": "4x256", "precision": "32-true", "step_tokens": 4096, "minutes": 7, "threads": 1}
+SETTINGS = {"model": "4x256", "precision": "32-true", "step_tokens": 4096, "minutes": 7, "threads": 1, "device": "cpu"}
 
 
 @pytest.fixture
@@ -167,19 +188,20 @@ def test_steps_by_hand():
     assert bench_recipe.steps_of(study, recipes.VARIANTS["muon"]) == 500
     assert bench_recipe.steps_of(study, recipes.VARIANTS["linear"]) == 600
     assert bench_recipe.untimed(study, list(recipes.VARIANTS)) == [
-        *("segments", "none", "sop", "sop_segments", "mask_30", "mask_falling", "batch_half", "batch_double"),
-        *("dropout_0", "v2"),
+        *("segments", "none", "mask_30", "mask_falling", "dropout_0", "literature", "v2", "v2_mask_15"),
+        *("v2_nsp", "v2_dropout", "v2_mask_falling", "sop", "sop_segments", "batch_half", "batch_double"),
     ]
     assert bench_recipe.untimed({"step": None}, ["linear", "adamw"]) == ["linear"]
 
 
 def test_the_table_by_hand(results):
-    """Differences are of the same seed: 0.2 and 0.4 less, though the means differ by 0.8."""
+    """Differences are of the same seed: 0.2 and 0.4 less, though the means differ by 0.8; those of v2_... are to v2."""
     with results.changing() as study:
         study["runs"] += [run_of("baseline", seed, bits, 0.5) for seed, bits in ((1, 3.0), (2, 3.2), (3, 4.6))]
         study["runs"] += [run_of("muon", 1, 2.8, 0.6, 80), run_of("muon", 2, 2.8, 0.7, 80), run_of("v2", 9, 2.0, 0.4)]
+        study["runs"].append(run_of("v2_adamw", 9, 2.5, 0.3))
     rows = bench_recipe.summary(results.study)
-    assert list(rows) == ["baseline", "muon", "v2"]
+    assert list(rows) == ["baseline", "muon", "v2", "v2_adamw"]
     assert rows["baseline"]["bits_per_character"] == {
         "mean": pytest.approx(3.6),
         "sd": pytest.approx(0.8717798),
@@ -188,10 +210,13 @@ def test_the_table_by_hand(results):
     assert rows["muon"]["bits_per_character"]["difference"] == pytest.approx((-0.3, 0.1414214))
     assert rows["muon"]["jsts_spearman"]["difference"] == pytest.approx((0.15, 0.0707107))
     assert rows["v2"]["jsts_spearman"] == {"mean": 0.4, "sd": None, "difference": None}
-    assert [line.split() for line in bench_recipe.table(results.study)][3:] == [
-        ["baseline", "3", "100", "3.6000", "(0.8718)", "0.5000", "(0.0000)"],
-        ["muon", "2", "80", "2.8000", "(0.0000)", "-0.3000", "(0.1414)", "0.6500", "(0.0707)", "+0.1500", "(0.0707)"],
-        ["v2", "1", "100", "2.0000", "(-)", "0.4000", "(-)"],
+    shown = [line.split(" | ") for line in bench_recipe.table(results.study)]
+    assert shown[2][0].startswith("| `baseline`: the published variant: sentence pairs, ")
+    assert [cells[1:] for cells in shown[2:]] == [
+        ["3", "100", "3.600 ± 0.872", "", "0.500 ± 0.000", " |"],
+        ["2", "80", "2.800 ± 0.000", "-0.300 ± 0.141", "0.650 ± 0.071", "+0.150 ± 0.071 |"],
+        ["1", "100", "2.000", "", "0.400", " |"],
+        ["1", "100", "2.500", "+0.500", "0.300", "-0.100 |"],
     ]
 
 
@@ -211,12 +236,12 @@ def texts(tmp_path_factory) -> dict[str, Path]:
 def given(texts, words) -> dict:
     """The options of the smallest comparison."""
     given = {"model": "1x32", "max_seq_len": 64, "step_tokens": 512, "lr": 1e-3, "precision": "32-true"}
-    given |= {"minutes": 0.01, "threads": 1, "max_sentences": 5, "timed_steps": 1, "rounds": 1}
+    given |= {"device": "cpu", "minutes": 0.01, "threads": 1, "max_sentences": 5, "timed_steps": 1, "rounds": 1}
     return given | {"tokenizer_model": str(words)} | {f"{part}_file": str(path) for part, path in texts.items()}
 
 
 def test_steps_are_timed_in_turn_and_kept(tmp_path, texts, given):
-    settings = bench_recipe.settings_of(given, texts, {"cpu": "A"})
+    settings = bench_recipe.settings_of(given, texts, {"cpu": "A", "device": "cpu"})
     results = bench_recipe.Results(tmp_path / "recipe.json", settings, FACTS)
     for name in (recipes.BASELINE, "none"):
         bench_recipe.prepare_samples(recipes.VARIANTS[name], tmp_path, texts, given, settings)
@@ -255,9 +280,10 @@ def test_a_stage_that_fails_is_told_with_its_last_line(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"variants": "baseline,mask_31"}, "--variants must be some of baseline, segments, none, sop, sop_segments, "),
+        ({"variants": "baseline,mask_31"}, "--variants must be some of baseline, segments, none, mask_30, "),
         ({"seeds": "1,b"}, "--seeds must be whole numbers with commas, got 1,b"),
         ({"precision": "bf16"}, "--precision must be one of 32-true, bf16-mixed, got bf16"),
+        ({"device": "gpu"}, "--device must be cpu or cuda, got gpu"),
         ({"lr": 0.0}, "--lr must be above 0, got 0.0"),
         ({"minutes": 0.0}, "--minutes must be 0.01 or more, got 0.0"),
         ({"model": "4x200"}, "--model must be layers x width, as 4x256 (from 128 on a multiple of 64), got 4x200"),
@@ -296,8 +322,9 @@ def test_a_tiny_comparison_gives_every_figure_and_repeats_nothing(tmp_path, give
         assert 0 < run["bits_per_character"] < 20
         assert -1 <= run["jsts_spearman"] <= 1
     assert study["settings"]["tokenizer"] == tokenization.tokenizer_facts(given["tokenizer_model"])
-    rows = [line.split()[:2] for line in (tmp_path / "table").read_text().splitlines()[-2:]]
-    assert rows == [[recipes.BASELINE, "1"], ["muon", "1"]]
+    head, *rows = (tmp_path / "table").read_text().splitlines()
+    assert head.startswith("1 layers of width 32, 512 tokens a step, 32-true, 1 seconds of optimizer steps on 1 of ")
+    assert rows[1:] == list(bench_recipe.table(study))
     assert not list(tmp_path.glob("recipe/runs/*/lightning_logs"))
     both = ("--variants", f"{recipes.BASELINE},muon")
     stage("bench/bench_recipe.py", *arguments, *both, cwd=tmp_path, stdout=tmp_path / "table")
