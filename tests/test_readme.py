@@ -13,7 +13,7 @@ from conftest import ROOT
 from torch.distributed.run import get_args_parser
 
 import trainer
-from bench import bench_evaluation, gpu_suite
+from bench import bench_evaluation, bench_recipe, gpu_suite
 from bert_ja import cli, resuming
 from bert_ja.dataset import _parse
 
@@ -224,6 +224,7 @@ def test_the_figures_of_samples_are_the_measured_ones():
 
 TRAINING = ROOT / "bench" / "results" / "training.json"
 EVALUATION = ROOT / "bench" / "results" / "evaluation.json"
+RECIPE = ROOT / "bench" / "results" / "recipe.json"
 MODELS = {"12x768": "BERT base", "6x384": "6 layers, 384 wide"}
 
 
@@ -308,6 +309,41 @@ def test_the_scores_beside_random_weights_are_the_measured_ones():
     said = f"({sizes['num_hidden_layers']} layers of width {sizes['hidden_size']}, {sizes['vocab_size']:,} pieces)"
     assert said in " ".join(README.split())
     assert "\n".join(bench_evaluation.table(content)) in README
+
+
+@pytest.mark.skipif(not RECIPE.exists(), reason="no recipes were compared yet")
+def test_the_comparisons_of_recipes_are_the_measured_ones():
+    for study in bench_recipe.read_studies(RECIPE):
+        assert f"{bench_recipe.measured_on(study)}:" in " ".join(README.split())
+        assert "\n".join(bench_recipe.table(study)) in README
+
+
+@pytest.mark.skipif(not RECIPE.exists(), reason="no recipes were compared yet")
+def test_what_is_said_of_the_recipes_is_measured():
+    """Fewer bits a character with each choice of v2 for every seed, Adam at twice the rate, NSP and JSTS."""
+    of = {study["settings"]["device"]: bench_recipe.by_variant(study) for study in bench_recipe.read_studies(RECIPE)}
+    for name in ("v2_adamw", "v2_mask_15", "v2_words", "v2_nsp"):
+        worse = of["cpu"][name]
+        assert len(worse) == 3
+        for seed, run in worse.items():
+            assert run["bits_per_character"] > of["cpu"]["v2"][seed]["bits_per_character"], (name, seed)
+    for seed, run in of["cpu"]["v2_constant"].items():
+        assert run["bits_per_character"] < of["cpu"]["v2"][seed]["bits_per_character"]
+    card = {name: list(runs.values()) for name, runs in of["cuda"].items()}
+    bits = {name: min(run["bits_per_character"] for run in found) for name, found in card.items()}
+    for seed, run in of["cuda"]["muon"].items():
+        assert run["bits_per_character"] < of["cuda"]["baseline"][seed]["bits_per_character"]
+    assert bits["muon_2x"] == min(bits.values())
+    untrained = {"lr_2x", "literature"}
+    assert min(bits[name] for name in untrained) > 1.4 * max(bits[name] for name in set(bits) - untrained)
+    assert bits["mask_30"] < bits["mask_falling"]
+    assert bits["baseline"] < bits["linear"]
+    assert max(bits["mask_30"], bits["none"]) < bits["baseline"] < bits["whole_words"]
+    scores: dict[bool, list[float]] = {True: [], False: []}
+    for name in set(card) - untrained:
+        for run in card[name]:
+            scores[run["options"]["samples"]["objective"] == "nsp"].append(run["jsts_spearman"])
+    assert min(scores[True]) > max(scores[False])
 
 
 def test_the_sample_lines_of_the_formats_are_valid(texts):
