@@ -327,8 +327,9 @@ def test_what_is_said_of_the_recipes_is_measured():
         assert len(worse) == 3
         for seed, run in worse.items():
             assert run["bits_per_character"] > of["cpu"]["v2"][seed]["bits_per_character"], (name, seed)
-    for seed, run in of["cpu"]["v2_constant"].items():
-        assert run["bits_per_character"] < of["cpu"]["v2"][seed]["bits_per_character"]
+    for name in ("v2_constant", "v2_lr_2x"):
+        for seed, run in of["cpu"][name].items():
+            assert run["bits_per_character"] < of["cpu"]["v2"][seed]["bits_per_character"], (name, seed)
     card = {name: list(runs.values()) for name, runs in of["cuda"].items()}
     bits = {name: min(run["bits_per_character"] for run in found) for name, found in card.items()}
     for seed, run in of["cuda"]["muon"].items():
