@@ -39,10 +39,12 @@ ONE_CHANGE = {  # of each variant, what differs from the published recipe
 V2_CHANGE = {  # of each variant that changes v2, what differs from it
     "literature": {"whole_word_mask": True, "optimizer": "adamw"},
     "v2_adamw": {"optimizer": "adamw", "lr": 1.0},
+    "v2_adam": {"optimizer": "adam", "weight_decay": 0.0, "lr": 1.0},
     "v2_words": {"whole_word_mask": True},
     "v2_mask_15": {"mlm_probability": 0.15},
     "v2_mask_falling": {"mlm_probability_end": 0.15},
     "v2_nsp": {"objective": "nsp"},
+    "v2_pairs": {"objective": "nsp", "unit": "sentence"},
     "v2_constant": {"lr_schedule": "constant"},
     "v2_dropout": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
     "v2_lr_half": {"lr": 1.0},
@@ -123,8 +125,8 @@ def test_variants_whose_step_is_the_same_work_take_equally_many_steps():
     assert costs["muon_2x"] == costs["muon"]
     of_v2 = {name for name, cost in costs.items() if cost == costs["v2"]}
     assert of_v2 == {"v2", "v2_words", "v2_constant", "v2_lr_half", "v2_lr_2x"}
-    assert costs["v2_adamw"] == costs["literature"]
-    assert len(set(costs.values())) == len(costs) - (len(alike) - 1) - 1 - (len(of_v2) - 1) - 1
+    assert costs["v2_adam"] == costs["v2_adamw"] == costs["literature"]
+    assert len(set(costs.values())) == len(costs) - (len(alike) - 1) - 1 - (len(of_v2) - 1) - 2
     assert recipes.cost_of(recipes.VARIANTS["mask_falling"]) == (
         "nsp sentence, masked 0.225, adam, dropout 0.1 0.1, tokens x 1"
     )
@@ -189,7 +191,7 @@ def test_steps_by_hand():
     assert bench_recipe.steps_of(study, recipes.VARIANTS["linear"]) == 600
     assert bench_recipe.untimed(study, list(recipes.VARIANTS)) == [
         *("segments", "none", "mask_30", "mask_falling", "dropout_0", "literature", "v2", "v2_mask_15"),
-        *("v2_nsp", "v2_dropout", "v2_mask_falling", "sop", "sop_segments", "batch_half", "batch_double"),
+        *("v2_nsp", "v2_pairs", "v2_dropout", "v2_mask_falling", "sop", "sop_segments", "batch_half", "batch_double"),
     ]
     assert bench_recipe.untimed({"step": None}, ["linear", "adamw"]) == ["linear"]
 
