@@ -126,7 +126,6 @@ def test_variants_whose_step_is_the_same_work_take_equally_many_steps():
     of_v2 = {name for name, cost in costs.items() if cost == costs["v2"]}
     assert of_v2 == {"v2", "v2_words", "v2_constant", "v2_lr_half", "v2_lr_2x"}
     assert costs["v2_adam"] == costs["v2_adamw"] == costs["literature"]
-    assert len(set(costs.values())) == len(costs) - (len(alike) - 1) - 1 - (len(of_v2) - 1) - 2
     assert recipes.cost_of(recipes.VARIANTS["mask_falling"]) == (
         "nsp sentence, masked 0.225, adam, dropout 0.1 0.1, tokens x 1"
     )

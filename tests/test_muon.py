@@ -134,7 +134,7 @@ def test_a_schedule_reaches_both():
 @pytest.mark.parametrize(
     ("device", "rounding"),
     [
-        ("cpu", 5e-4),  # of moves of 0.02 in all: torch rounds to bf16 there too
+        ("cpu", 5e-4),  # torch rounds to bf16 there too
         pytest.param("cuda", 1e-4, marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
     ],
 )
@@ -143,7 +143,7 @@ def test_matrices_of_one_shape_go_together_as_each_would_alone(device, rounding)
     torch.manual_seed(0)
     shapes = [(8, 8), (16, 8), (8, 16), (8, 8), (16, 8), (16, 8)]
     ours = [torch.nn.Parameter(torch.randn(shape, device=device)) for shape in shapes]
-    theirs = [torch.nn.Parameter(matrix.detach().clone()) for matrix in ours]
+    theirs, before = ([torch.nn.Parameter(matrix.detach().clone()) for matrix in ours] for _ in range(2))
     one = Muon([{"params": ours, "weight_decay": 0.1, MATRICES: True}, {"params": [], MATRICES: False}], lr=LR)
     two = torch.optim.Muon(theirs, lr=LR, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     for step in range(3):
@@ -154,5 +154,6 @@ def test_matrices_of_one_shape_go_together_as_each_would_alone(device, rounding)
         two.step()
         for mine, other in zip(ours, theirs, strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=rounding)
-    assert torch.equal(ours[-1], theirs[-1])
-    assert float((ours[0] - ours[3]).detach().abs().max()) > 0.1
+    moved = [float((mine - old).detach().abs().max()) for mine, old in zip(ours, before, strict=True)]
+    assert moved[-1] == 0
+    assert min(moved[:-1]) > 0.005
