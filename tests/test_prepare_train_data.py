@@ -337,6 +337,7 @@ def test_samples_of_a_wordpiece_folder(here):
 
 # Kills
 
+NEVER = 3600.0  # seconds between two journals, which no run here takes
 KILLED = """
 import os, runpy, signal, sys
 from bert_ja import encoding, files, samples
@@ -368,7 +369,7 @@ runpy.run_path(os.path.join(os.environ["PYTHONPATH"], sys.argv[0]), run_name="__
 """
 
 
-def run_killed(when: str, *arguments, cwd: Path, journal_seconds: float = 10.0, later: int = 0, **options) -> None:
+def run_killed(when: str, *arguments, cwd: Path, journal_seconds: float = NEVER, later: int = 0, **options) -> None:
     """Run the stage until a worker, encoding or writing its third block or a `later` one, kills it all with -9."""
     command = [sys.executable, "-c", KILLED, str(journal_seconds), when, *map(str, arguments)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LATER": str(later)}
@@ -376,7 +377,7 @@ def run_killed(when: str, *arguments, cwd: Path, journal_seconds: float = 10.0, 
     assert result.returncode == -signal.SIGKILL, result.stderr
 
 
-@pytest.mark.parametrize("journal_seconds", [0.0, 10.0])
+@pytest.mark.parametrize("journal_seconds", [0.0, NEVER])
 @pytest.mark.parametrize(("when", "later"), [("encoding", 0), ("encoding", 30), ("writing", 0), ("writing", 4)])
 def test_kill_9_and_a_second_run_give_the_same_bytes(here, when, later, journal_seconds):
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=whole.jsonl", cwd=here)
