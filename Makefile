@@ -21,7 +21,7 @@ test: .venv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "not full" -n 2 --dist worksteal
 
 test-full: .venv
-	$(BIN)/python -m pytest -q --timeout 3600
+	FULL=1 $(BIN)/python -m pytest -q --timeout 3600
 
 lint: .venv
 	$(BIN)/ruff check .

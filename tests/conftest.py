@@ -29,6 +29,11 @@ SHORT_RUN = (
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need the pipeline first: of two workers one runs it, while the other does not wait for it."""
+    items.sort(key=lambda item: "work" not in item.fixturenames)
+
+
 def shared(*parts: str) -> Path:
     """A file of the real data that lies beside a developer's checkout; skips the test on a user's machine."""
     path = SHARED.joinpath(*parts)

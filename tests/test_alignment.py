@@ -4,8 +4,9 @@ import itertools
 import unicodedata
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from texts import SPECIAL, text, write_wordpiece
 
 from bert_ja import alignment, continuing, tokenization
@@ -116,7 +117,7 @@ def test_slow_tokens_of_hard_lines_stand_in_order_and_cover_their_letters(mecab)
 ALPHABET = "東京都に行く。 のａＢCabcdefカラスｶﾞ㌔がか\u3099\u309a 猫たち山café①\u3000[UNK]▁#"
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @given(line=st.text(ALPHABET, max_size=25))
 def test_spans_are_in_order_and_within_any_line(mecab, fast, line):
     for tokenizer in (mecab, fast):
@@ -126,7 +127,7 @@ def test_spans_are_in_order_and_within_any_line(mecab, fast, line):
         assert spans == sorted(spans)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(line=st.text(st.one_of(st.sampled_from(ALPHABET), st.characters(codec="utf-8")), max_size=20))
 def test_normal_forms_are_those_of_the_whole_text(line):
     normal, spans = normalised(line)

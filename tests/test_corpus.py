@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from bert_ja import corpus, draws, files, inventory
 from bert_ja.cli import StageError
@@ -64,7 +65,7 @@ def test_the_default_share_is_as_published_or_one_percent(total, share):
     assert corpus.default_share(total) == share
 
 
-@settings(deadline=None, max_examples=20)
+@examples(20)
 @given(st.lists(st.integers(1, 20), min_size=3, max_size=100), st.integers(0, 5))
 def test_each_part_has_a_document_and_its_share_where_the_corpus_can_give_it(sizes, seed):
     parts = np.array(parts_of(of_sizes(sizes), seed=seed))
@@ -171,14 +172,14 @@ def compare(documents, filters, valid, test, block, bits):
             assert found.count_shared(TRAIN, (VALID, TEST)) == shared
 
 
-@settings(deadline=None, max_examples=40)
+@examples(40)
 @EVERYTHING
 def test_it_is_what_a_program_finds_that_holds_all_in_memory(documents, filters, valid, test, block, bits):
     compare(documents, filters, valid, test, block, bits)
 
 
 @pytest.mark.full
-@settings(deadline=None, max_examples=2000)
+@examples(2000)
 @EVERYTHING
 def test_it_is_so_for_many_more_corpora(documents, filters, valid, test, block, bits):
     compare(documents, filters, valid, test, block, bits)

@@ -18,8 +18,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
+from properties import examples
 from transformers import BertConfig, BertForPreTraining
 
 from bert_ja import dataset, files
@@ -727,7 +728,7 @@ def test_shares_are_exact_over_a_period_and_within_one_sample_anywhere(shares, p
 
 
 @given(st.lists(st.floats(1e-9, 1e9), min_size=1, max_size=3))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_any_shares_are_kept_as_well_as_ten_thousand_places_allow(shares):
     """A share that would round to nothing has one place."""
     number = dataset.MOST_PERIOD
@@ -771,7 +772,7 @@ SOURCES = st.sampled_from([([1000, 7, 30], [0.333, 0.5, 0.167]), ([21], [1.0]), 
 
 
 @given(SOURCES, st.booleans(), st.integers(0, 10**12), st.lists(st.integers(0, 60), max_size=5), st.randoms())
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_places_are_drawn_alone_as_in_any_company(sources, shuffle, begin, cuts, rng):
     order, places = Order(*sources, 7, shuffle), begin + np.arange(60)
     rows = drawn_at(order, places)
@@ -867,7 +868,7 @@ def test_files_are_drawn_by_their_sizes_where_no_shares_are_given():
     )
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.full), 3])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_becomes_of_a_sample_depends_on_its_file_and_pass_and_the_seed_only(kind, world_size):
     """Neither on the batch size nor on the ranks nor on what else is in the batch."""
@@ -939,7 +940,7 @@ def test_loader_processes_change_nothing(tmp_path, num_workers):
 @example(7, 13, 1, 0)  # the last batches have one more, but for one rank
 @example(3, 38, 20, 0)  # 41 = 3 x 13 + 2 samples, one short batch on each rank
 @example(2, 39, 20, 1)  # 41 = 2 x 20 + 1: one batch of 20 and one of 21
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_ranks_have_equal_numbers_of_batches_and_every_sample_once(world_size, more, batch_size, epoch):
     size = world_size + more
     drawn = ranks(in_memory(ragged(size, 0)), world_size, batch_size=batch_size)
@@ -975,7 +976,9 @@ STEPS |= {  # of several files
 }
 
 
-@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+@pytest.mark.parametrize(
+    "world_size", [1, pytest.param(2, marks=pytest.mark.full), 3, pytest.param(7, marks=pytest.mark.full)]
+)
 @pytest.mark.parametrize("case", STEPS)
 def test_every_batch_knows_the_totals_of_its_whole_optimizer_step(case, world_size):
     sources = [in_memory(made) for made in STEPS[case]]
@@ -1049,7 +1052,7 @@ def uninterrupted(columns: Columns, first: int, last: int) -> list[int]:
 @example(10, 20, 3, 2)
 @example(10, 9, 3, 2)
 @example(7, 1, 3, 7)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_a_run_goes_on_with_the_samples_that_would_have_followed(size, consumed, batch_size, world_size):
     assume(size >= world_size)
     left = size - consumed % size
@@ -1075,7 +1078,7 @@ RUNS = st.lists(st.tuples(st.integers(1, 9), st.sampled_from([1, 2, 3, 7]), st.i
 
 
 @given(RUNS)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_runs_of_other_batch_sizes_and_ranks_draw_on_where_one_was_ended(runs):
     columns, consumed, found = in_memory(ragged(61, 0)), 0, []
     for batch_size, world_size, steps in runs:
@@ -1239,7 +1242,7 @@ def test_unigram_entropy_of_a_sample_of_the_tokens_is_near_that_of_all(tmp_path)
 
 
 @given(st.lists(st.integers(1, 130) | st.integers(1, 1000), min_size=1, max_size=40))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_rows_hold_every_token_once_with_its_own_sample(lengths):
     lengths = np.array(lengths)
     places, rows = dataset.attention_rows(lengths)

@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import zstandard
 from conftest import shared
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from bert_ja import documents, files
 from bert_ja.cli import StageError
@@ -493,7 +494,7 @@ WRITTEN = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(WRITTEN, st.sampled_from(["", *PACK]), st.booleans())
 def test_text_jsonl_and_folder_give_the_same_sentences(tmp_path_factory, written, suffix, prose):
     folder = tmp_path_factory.mktemp("forms")
@@ -610,7 +611,7 @@ def test_a_writer_keeps_text_and_index_in_step(tmp_path):
     assert writer.outputs() == [files.describe(text), files.describe(documents.index_path(text))]
 
 
-@settings(deadline=None, max_examples=30)
+@examples(30)
 @given(st.lists(st.lists(st.text(min_size=1).map(documents.tidy).filter(bool), min_size=1), min_size=1))
 def test_what_is_written_reads_back(tmp_path_factory, written):
     text = tmp_path_factory.getbasetemp() / "round.txt"
@@ -655,7 +656,10 @@ def test_new_texts_never_stand_beside_old_ones_or_their_records(tmp_path, monkey
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("size", [0, 1, 262_000, 1_048_576, 1_048_577, pytest.param(3_000_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "size",
+    [0, 1, 262_000, 1_048_577] + [pytest.param(size, marks=pytest.mark.full) for size in (1_048_576, 3_000_000)],
+)
 def test_packed_files_of_any_size_are_unpacked_whole(tmp_path, monkeypatch, size):
     """Sizes around those of blocks, of text that is packed well and of text that is not."""
     monkeypatch.setattr(documents, "BLOCK", 1 << 18)

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from bert_ja import draws
 
@@ -44,7 +45,7 @@ def test_the_numbers_are_those_of_splitmix64():
 
 
 @given(st.integers(0, WORD), st.integers(0, 1 << 40))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_any_number_can_be_asked_for_alone(stream, index):
     expected = split_mix((stream + (index + 1) * 0x9E3779B97F4A7C15) & WORD)
     assert int(draws.numbers(np.uint64(stream), np.array([index]))[0]) == expected
@@ -115,7 +116,7 @@ def test_every_size_from_1_to_300_is_permuted(seed):
 
 
 @given(st.integers(1, 200_000), st.integers(0, WORD))
-@settings(max_examples=25, deadline=None)
+@examples(25)
 def test_any_size_is_permuted(size, stream):
     order = draws.permutation(np.uint64(stream), np.arange(size), size)
     assert np.array_equal(np.sort(order), np.arange(size))
@@ -129,7 +130,7 @@ def test_sizes_around_powers_of_two_are_permuted(bits):
 
 
 @given(st.integers(1, 5000), st.integers(0, 5000), st.integers(0, 5000), st.integers(0, WORD))
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_any_part_of_an_order_can_be_asked_for(size, start, length, stream):
     part = np.arange(size)[start : start + length]
     whole = draws.permutation(np.uint64(stream), np.arange(size), size)

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT, shared
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from texts import SPECIAL, text, write_tokenizer, write_wordpiece
 
 from bert_ja import encoding, files, tokenization
@@ -206,7 +207,7 @@ TEXT = st.text(ODD | st.characters(codec="utf-8"), max_size=40)
 
 
 @given(st.lists(TEXT.map(lambda line: line.replace("\n", "")), max_size=5))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_words_of_any_line_are_flags_of_its_tokens(words, lines):
     encoder = encoding.open_encoder(words, whole_words=True)
     found = list(encoder.encode_words(lines, 30))

@@ -222,6 +222,9 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+AS_FROM_A_TERMINAL = ["env", "--default-signal=HUP"]  # under nohup, children ignore it
+
+
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
 @pytest.mark.parametrize("stage", ["download", "extraction"])
 def test_no_stage_runs_on_when_the_script_is_killed(tmp_path, server, stage, end):
@@ -235,7 +238,8 @@ def test_no_stage_runs_on_when_the_script_is_killed(tmp_path, server, stage, end
         given = ["dump.xml"]
     environment = os.environ | {"PYTHON": sys.executable, "no_proxy": "127.0.0.1"}
     script = subprocess.Popen(
-        ["bash", str(SCRIPT), *given, "--num_workers", "2"], cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL
+        [*AS_FROM_A_TERMINAL, "bash", str(SCRIPT), *given, "--num_workers", "2"],
+        **{"cwd": tmp_path, "env": environment, "stderr": subprocess.DEVNULL},
     )
     wait_until(lambda: any(server.log) if stage == "download" else (tmp_path / "data").exists())
     wait_until(lambda: len(processes_of(tmp_path)) > 1)

@@ -4,8 +4,9 @@ import hashlib
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 
 from bert_ja import draws, masking
 from bert_ja.masking import MaskingRule
@@ -79,7 +80,7 @@ RULES |= st.builds(MaskingRule, st.floats(0.01, 0.99), st.floats(0, 0.6), st.flo
 
 
 @given(SAMPLES, st.integers(0, WORD), RULES)
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_any_batch_is_masked_as_the_plain_loop_does(samples, seed, rule):
     streams = [number(seed, index) for index in range(len(samples))]
     expected = [plainly_masked(sample, stream, rule) for sample, stream in zip(samples, streams, strict=True)]
@@ -87,7 +88,7 @@ def test_any_batch_is_masked_as_the_plain_loop_does(samples, seed, rule):
 
 
 @given(SAMPLES, st.integers(0, WORD), st.data())
-@settings(max_examples=50, deadline=None)
+@examples(50)
 def test_a_sample_is_masked_alone_as_in_any_batch(samples, seed, data):
     streams = [number(seed, index) for index in range(len(samples))]
     together = masked(samples, streams)
@@ -127,7 +128,7 @@ def plainly_selected(sample: list[int], starts: set[int], stream: int, probabili
 
 
 @given(SAMPLES, st.integers(0, WORD), st.sampled_from([0.01, 0.15, 0.5, 0.99]), st.data())
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_any_batch_of_words_is_selected_as_the_plain_loop_does(samples, seed, probability, data):
     streams = [number(seed, index) for index in range(len(samples))]
     starts = [data.draw(st.sets(st.sampled_from(range(len(sample))))) for sample in samples]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from conftest import shared
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from wiki import ARTICLES, head, multistream, page_xml, plain, wiki_pages
 
 from bert_ja import dumps, files, pages
@@ -67,7 +68,7 @@ def test_the_last_of_several_revisions_counts_and_a_deleted_text_is_empty(tmp_pa
 XML_TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="\ufffe\uffff"), min_size=1)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(title=XML_TEXT, text=XML_TEXT)
 def test_titles_and_texts_come_back_as_they_were(tmp_path_factory, title, text):
     path = tmp_path_factory.getbasetemp() / "round_trip.xml"
@@ -113,7 +114,7 @@ def pieces(data: bytes, size: int) -> bytes:
     return b"".join(bz2.compress(data[n : n + size]) for n in range(0, len(data), size))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     layout=st.sampled_from(["plain", "classic", "multistream", "pieces of 37", "pieces of 400"]),
     packed=st.integers(10, 3000),

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, shared
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
+from properties import examples
 from test_tokenization import FREQUENT, changed, made_up_lines, small_model
 from tokenizers import Tokenizer
 
@@ -355,7 +356,7 @@ def test_a_piece_that_an_error_quotes_is_left_out_of_a_private_vocabulary(folder
 CHARACTERS = st.one_of(st.sampled_from(hard_lines.ODD), st.characters(exclude_categories=["Cs"]))
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(200, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.one_of(CHARACTERS, st.sampled_from(made_up_lines(9))), max_size=12).map("".join))
 def test_any_text_agrees_or_differs_for_a_known_cause(text):
     comparison = comparison_of_small_model()

@@ -470,7 +470,13 @@ def is_known_private(paths: list[Path]) -> bool:
         return re.search(unfinished, str(error)) is not None
 
 
-@pytest.mark.parametrize("owner, name", [(os, "replace"), (Path, "unlink")], ids=["renames", "removals"])
+@pytest.mark.parametrize(
+    "owner, name",
+    [
+        pytest.param(os, "replace", id="renames"),
+        pytest.param(Path, "unlink", id="removals", marks=pytest.mark.full),
+    ],
+)
 def test_a_kill_never_leaves_a_private_text_that_passes_for_a_public_one(whole, tmp_path, owner, name):
     """At every rename and removal of a run that replaces a private corpus by another."""
     prepare(whole / "old.txt", folder=tmp_path / "earlier", private_corpus=True)
@@ -484,7 +490,13 @@ def test_a_kill_never_leaves_a_private_text_that_passes_for_a_public_one(whole, 
     assert call > 10
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError], ids=["ctrl-c", "a-failing-disk"])
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(KeyboardInterrupt, id="ctrl-c", marks=pytest.mark.full),
+        pytest.param(OSError, id="a-failing-disk"),
+    ],
+)
 def test_an_error_never_leaves_a_private_text_that_passes_for_a_public_one(whole, tmp_path, monkeypatch, error):
     """At every rename; then again after another run that fails."""
     replace, out = os.replace, tmp_path / "out"

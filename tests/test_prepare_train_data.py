@@ -377,8 +377,14 @@ def run_killed(when: str, *arguments, cwd: Path, journal_seconds: float = NEVER,
     assert result.returncode == -signal.SIGKILL, result.stderr
 
 
-@pytest.mark.parametrize("journal_seconds", [0.0, NEVER])
-@pytest.mark.parametrize(("when", "later"), [("encoding", 0), ("encoding", 30), ("writing", 0), ("writing", 4)])
+@pytest.mark.parametrize(
+    ("when", "later", "journal_seconds"),
+    [("encoding", 30, 0.0), ("encoding", 30, NEVER), ("writing", 0, NEVER), ("writing", 4, 0.0)]
+    + [
+        pytest.param(*case, marks=pytest.mark.full)
+        for case in [("encoding", 0, 0.0), ("encoding", 0, NEVER), ("writing", 0, 0.0), ("writing", 4, NEVER)]
+    ],
+)
 def test_kill_9_and_a_second_run_give_the_same_bytes(here, when, later, journal_seconds):
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=whole.jsonl", cwd=here)
     killed = {"journal_seconds": journal_seconds, "later": later}

@@ -163,12 +163,20 @@ ENDS = {
 
 
 AS_IT_WAS, OTHER_WORKERS = (), ("--data.num_workers", 2)
+QUICK = [
+    ("between_steps", OTHER_WORKERS),
+    ("in_the_write_of_a_checkpoint", OTHER_WORKERS),
+    ("in_a_validation", AS_IT_WAS),
+]
 
 
 @pytest.mark.parametrize(
     "end, others",
-    [(end, OTHER_WORKERS) for end in ENDS]
-    + [pytest.param(end, AS_IT_WAS, marks=[pytest.mark.full] * (end != "in_a_validation")) for end in ENDS],
+    [
+        pytest.param(end, others, marks=[pytest.mark.full] * ((end, others) not in QUICK))
+        for others in (OTHER_WORKERS, AS_IT_WAS)
+        for end in ENDS
+    ],
 )
 def test_after_a_kill_a_run_goes_on_as_if_nothing_had_been(place, here, end, others):
     assert train(here, "--config", "own.yaml", *OPTIONS, prepare=ENDS[end]) == -signal.SIGKILL
@@ -195,8 +203,8 @@ def test_after_a_kill_a_run_goes_on_as_if_nothing_had_been(place, here, end, oth
     [
         ("in_a_step", signal.SIGTERM, 143),
         ("in_a_step", signal.SIGINT, 130),
-        ("in_a_validation", signal.SIGTERM, 143),
         ("in_the_validation_behind_an_epoch", signal.SIGTERM, 143),
+        pytest.param("in_a_validation", signal.SIGTERM, 143, marks=pytest.mark.full),
         pytest.param("in_a_validation", signal.SIGINT, 130, marks=pytest.mark.full),
         pytest.param("in_the_validation_behind_an_epoch", signal.SIGINT, 130, marks=pytest.mark.full),
     ],
@@ -225,7 +233,13 @@ def test_a_signal_saves_the_step_under_way_and_the_run_goes_on_behind_it(place, 
         shutil.rmtree(place / "whole")
 
 
-@pytest.mark.parametrize("end", [("--trainer.max_steps", 10), ("--trainer.max_epochs", 1)], ids=["steps", "epochs"])
+@pytest.mark.parametrize(
+    "end",
+    [
+        pytest.param(("--trainer.max_steps", 10), id="steps"),
+        pytest.param(("--trainer.max_epochs", 1), id="epochs", marks=pytest.mark.full),
+    ],
+)
 def test_the_validation_behind_the_last_step_is_done_when_the_run_goes_on(here, capfd, end):
     """A signal in the second of two validations; its step is among the best checkpoints then, as without the signal."""
     config = yaml.safe_load((here / "own-steps.yaml").read_text())

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import shared
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from texts import text, write_tokenizer
 
 from bert_ja import draws, encoding, files, samples, tokenization
@@ -413,7 +414,7 @@ def contents(draw) -> bytes:
 
 
 @given(contents(), st.integers(8, 40), st.sampled_from([1, 2, 3, 5, 1000]), st.integers(0, 99))
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_samples_of_any_text_keep_every_rule(letters, content, max_seq_len, buffer_size, seed):
     options = {"max_seq_len": max_seq_len, "buffer_size": buffer_size, "seed": seed}
     plain = Checker(content, letters, max_seq_len, buffer_size).check(*make(content, letters, **options))
@@ -424,7 +425,7 @@ def test_samples_of_any_text_keep_every_rule(letters, content, max_seq_len, buff
 @given(
     contents(), st.integers(8, 40), st.sampled_from([1, 3, 1000]), st.integers(0, 99), st.sampled_from(["nsp", "sop"])
 )
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_segments_of_any_text_keep_every_rule(letters, content, max_seq_len, buffer_size, seed, objective):
     options = {"max_seq_len": max_seq_len, "buffer_size": buffer_size, "seed": seed, "objective": objective}
     lines, _ = make(content, letters, unit="segment", short_seq_prob=0.0, **options)
@@ -434,7 +435,7 @@ def test_segments_of_any_text_keep_every_rule(letters, content, max_seq_len, buf
 
 
 @given(contents(), st.integers(8, 40), st.integers(0, 99))
-@settings(max_examples=100, deadline=None)
+@examples(100)
 def test_packed_sentences_and_ordered_pairs_of_any_text_keep_every_rule(letters, content, max_seq_len, seed):
     options = {"max_seq_len": max_seq_len, "seed": seed}
     packed = read(make(content, letters, objective="none", **options)[0])
@@ -451,7 +452,7 @@ KINDS_OF_SAMPLES = [
 
 
 @given(contents(), st.integers(1, 60), st.integers(1, 9), st.sampled_from(KINDS_OF_SAMPLES), st.sampled_from([1, 64]))
-@settings(max_examples=200, deadline=None)
+@examples(200)
 def test_blocks_of_any_size_give_the_same_bytes(letters, content, text_block, sample_block, kind, stretch):
     options = {"max_seq_len": 12, "buffer_size": 3, "masked": True, "copies": 2} | kind
     with pytest.MonkeyPatch.context() as patch:
@@ -645,7 +646,7 @@ def test_broken_utf_8_is_named_with_its_place_in_the_file(letters, monkeypatch):
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(2, 70))
-@settings(max_examples=300, deadline=None)
+@examples(300)
 def test_a_pair_is_cut_as_token_by_token(first, second, budget):
     expected = tuple(map(len, slow_cut([0] * first, [0] * second, budget)))
     assert tuple(side.item() for side in samples.cut_pair(np.array([first]), np.array([second]), budget)) == expected
@@ -693,7 +694,7 @@ def real_tokenizer(real, tmp_path_factory) -> Path:
     return write_tokenizer(tmp_path_factory.mktemp("real"), random.Random(0).sample(lines, 4000), 4000)
 
 
-@pytest.mark.parametrize(("max_seq_len", "buffer_size"), [(512, 10_000), (32, 4)])
+@pytest.mark.parametrize(("max_seq_len", "buffer_size"), [pytest.param(512, 10_000, marks=pytest.mark.full), (32, 4)])
 def test_samples_of_real_text_keep_every_rule(real, real_tokenizer, max_seq_len, buffer_size):
     options = {"max_seq_len": max_seq_len, "buffer_size": buffer_size}
     lines, counts = make(real, real_tokenizer, **options)
@@ -704,7 +705,12 @@ def test_samples_of_real_text_keep_every_rule(real, real_tokenizer, max_seq_len,
 
 @pytest.mark.parametrize(
     "max_seq_len, buffer_size, objective",
-    [pytest.param(512, 2_000, "nsp", marks=pytest.mark.full), (512, 2_000, "sop"), (64, 4, "nsp"), (64, 4, "sop")],
+    [
+        (64, 4, "nsp"),
+        pytest.param(64, 4, "sop", marks=pytest.mark.full),
+        pytest.param(512, 2_000, "nsp", marks=pytest.mark.full),
+        pytest.param(512, 2_000, "sop", marks=pytest.mark.full),
+    ],
 )
 def test_segments_of_real_text_keep_every_rule(real, real_tokenizer, max_seq_len, buffer_size, objective):
     options = {"max_seq_len": max_seq_len, "buffer_size": buffer_size, "objective": objective, "unit": "segment"}

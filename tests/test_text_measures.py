@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from properties import examples
 from texts import text, write_tokenizer, write_wordpiece
 
 from bert_ja import encoding, model_folder, text_measures, text_questions, tokenization
@@ -181,7 +182,7 @@ def test_the_same_words_are_asked_for_under_every_tokenizer(tokenizers, analyser
     assert counts[0] == counts[1] == sum(sentence.asked.is_content for sentence in drawn) > 0
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.lists(st.lists(st.floats(-20, 0), min_size=5, max_size=5, unique=True), min_size=1, max_size=3))
 def test_fillings_are_the_best_of_all_combinations(values):
     falling = [sorted(place, reverse=True) for place in values]
