@@ -8,11 +8,12 @@ are not repeated, and one that was ended starts over, or with its measures where
 
 Equal wall time, exactly: on a shared machine a clock would give one variant more steps than another by chance. So the
 time of an optimizer step is measured first, of all variants in turn, in one process, in several rounds; what counts is
-the median of its ratio to the baseline's in the same round. This is done once a machine and kept with the results. Each
-variant then trains for as many optimizer steps as take as long as the baseline's in --minutes, by these ratios: so they
-are known before a run, as its schedule needs, a run can be repeated, and several go on side by side. A step has equally
-many tokens in all variants but those that change just that. Making samples, drawing them (which a process of its own
-does in a long run) and validation do not count.
+the median of its ratio to its base's in the same round (see recipes.base_of). This is done once and kept with the
+results. Each variant then trains for as many optimizer steps as take as long as the baseline's in --minutes, by these
+ratios: so they are known before a run, as its schedule needs, a run can be repeated, several go on side by side, and
+another machine can take some: it adds rounding to them and nothing else, and where each was taken stands in the
+results. A step has equally many tokens in all variants but those that change just that. Making samples, drawing them
+(which a process of its own does in a long run) and validation do not count.
 """
 
 import contextlib
@@ -24,6 +25,7 @@ import shutil
 import statistics
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -65,6 +67,7 @@ class Results:
 
     def __init__(self, path: Path, settings: dict, facts: dict):
         self.path, self.settings, self.facts = path, settings, facts
+        self.on = processor(facts["machine"])  # that of this process, of several machines that a comparison may have
 
     def _read(self) -> tuple[list[dict], dict]:
         """(all comparisons, the one with these settings, new where there is none)."""
@@ -110,6 +113,11 @@ def current(study: dict) -> list[dict]:
     """The runs of variants that are still what they were."""
     known = {name: plain(variant.options()) for name, variant in recipes.VARIANTS.items()}
     return [run for run in study["runs"] if run["options"] == known.get(run["variant"])]
+
+
+def processor(machine: dict) -> str:
+    """What trains there, by its name: of fits.machine()."""
+    return machine["cpu"] if machine["device"] == "cpu" else machine["device"]
 
 
 def plain(value: dict) -> dict:
@@ -204,18 +212,25 @@ def measure_jsts(checkpoint: Path, given: dict) -> float:
 # Time
 
 
-def time_steps(chosen: list[recipes.Variant], scale: recipes.Scale, samples: list[Path], given: dict) -> dict:
-    """{cost: its seconds a step and their ratio to the baseline's of the same round}, in turn."""
-    vocabulary, measures = tokenization.vocabulary(given["tokenizer_model"]), {}
-    for variant, place in zip(chosen, samples, strict=True):
+def time_steps(names: list[str], scale: recipes.Scale, folder: Path, given: dict) -> dict:
+    """{cost: its seconds a step and their ratio to those of its base in the same round}, in turn.
+
+    `names` holds the base of each, see recipes.base_of. A ratio to the base is what counts where the two are compared,
+    and holds where the base's ratio to the baseline was measured before, and on another machine.
+    """
+    vocabulary, measures, base_costs = tokenization.vocabulary(given["tokenizer_model"]), {}, {}
+    for name in names:
+        variant = recipes.VARIANTS[name]
+        place = folder / "samples" / recipes.samples_name(variant)
         columns = Columns.open(place / "train.jsonl", files.read_record(place / "train.jsonl"))
         steps = recipes.built_steps(variant, scale, columns, vocabulary, given["timed_steps"] + 1)
-        measures[recipes.cost_of(variant)] = partial(recipes.time_of, variant, scale, steps, vocabulary)
+        cost = recipes.cost_of(variant)
+        measures.setdefault(cost, partial(recipes.time_of, variant, scale, steps, vocabulary))
+        base_costs.setdefault(cost, recipes.cost_of(recipes.VARIANTS[recipes.base_of(name)]))
     each = runs.in_turn(measures, given["rounds"])
-    base = each[recipes.cost_of(recipes.VARIANTS[recipes.BASELINE])]
     return {
-        cost: {"seconds": round(statistics.median(run["seconds"] for run in found), 4)}
-        | runs.ratio(found, base, "seconds")
+        cost: {"seconds": round(statistics.median(run["seconds"] for run in found), 4), "to": base_costs[cost]}
+        | runs.ratio(found, each[base_costs[cost]], "seconds")
         for cost, found in each.items()
     }
 
@@ -228,27 +243,34 @@ def untimed(study: dict, names: list[str]) -> list[str]:
     return [name for cost, name in found.items() if cost not in known]
 
 
+def with_bases(names: list[str]) -> list[str]:
+    """Each behind what it is compared with: v2_adamw -> baseline, v2, v2_adamw."""
+    return list(dict.fromkeys([recipes.BASELINE, *map(recipes.base_of, names), *names]))
+
+
 def ensure_times(results: Results, names: list[str], scale: recipes.Scale, folder: Path, given: dict) -> None:
-    """Measure the steps of variants that have no time yet beside the baseline's; its steps in the budget once."""
-    if missing := untimed(results.study, names):
-        timed = list(dict.fromkeys([recipes.BASELINE, *missing]))
-        chosen = [recipes.VARIANTS[name] for name in timed]
+    """Measure the steps of variants that have no time yet beside their base's; the baseline's in the budget once."""
+    if missing := untimed(results.study, with_bases(names)):
+        timed = with_bases(missing)
         cli.say(f"measuring the time of a step of {', '.join(timed)}")
-        places = [folder / "samples" / recipes.samples_name(variant) for variant in chosen]
-        found = time_steps(chosen, scale, places, given)
+        found = time_steps(timed, scale, folder, given)
         with results.changing() as study:
             base = found[recipes.cost_of(recipes.VARIANTS[recipes.BASELINE])]
             steps = max(FEWEST, round(60 * given["minutes"] / base["seconds"]))
             study["step"] = study["step"] or {"baseline_steps": steps, "ratios": {}}
-            study["step"]["ratios"] = found | study["step"]["ratios"]  # what is known stays
+            timed_here = {cost: time | {"on": results.on} for cost, time in found.items()}
+            study["step"]["ratios"] = timed_here | study["step"]["ratios"]  # what is known stays
+
+
+def ratio_of(study: dict, cost: str) -> float:
+    """Time of a step beside the baseline's: 1.2 times that of a base which takes 1.1 times the baseline's -> 1.32."""
+    time = study["step"]["ratios"][cost]
+    return time["median"] * (1.0 if time["to"] == cost else ratio_of(study, time["to"]))
 
 
 def steps_of(study: dict, variant: recipes.Variant) -> int:
     """Optimizer steps of a variant in the time of the baseline's: 600 at a ratio of 1.2 -> 500."""
-    return max(
-        FEWEST,
-        round(study["step"]["baseline_steps"] / study["step"]["ratios"][recipes.cost_of(variant)]["median"]),
-    )
+    return max(FEWEST, round(study["step"]["baseline_steps"] / ratio_of(study, recipes.cost_of(variant))))
 
 
 # One run
@@ -280,6 +302,7 @@ def take_run(name: str, seed: int, results: Results, scale: recipes.Scale, folde
         "steps": steps,
         "seen": content["callbacks"]["Throughput"],
         "seconds": round(part["seconds"], 1),
+        "on": results.on,
         "bits_per_character": measure_text(checkpoint, texts["test"], given),
         "jsts_spearman": measure_jsts(checkpoint, given),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
@@ -341,6 +364,16 @@ def cell(mean: float, sd: float | None, sign: str = "") -> str:
     return f"{mean:{sign}.3f}" + (f" ± {sd:.3f}" if sd is not None else "")
 
 
+def elsewhere(study: dict) -> Iterator[str]:
+    """For each other machine: "; 6 of 27 runs were taken, 2 of 9 times of steps measured on: Intel Xeon"."""
+    runs = Counter(run["on"] for run in current(study))
+    times = Counter(time["on"] for time in study["step"]["ratios"].values())
+    for name in sorted({*runs, *times} - {processor(study["machine"])}):
+        taken = [f"{runs[name]} of {runs.total()} runs were taken"] if runs[name] else []
+        timed = [f"{times[name]} of {times.total()} times of steps measured"] if times[name] else []
+        yield f"; {', '.join([*taken, *timed])} on: {name}"
+
+
 def measured_on(study: dict) -> str:
     """What a comparison was made with, in words."""
     on, settings = study["machine"], study["settings"]
@@ -348,7 +381,7 @@ def measured_on(study: dict) -> str:
     return (
         f"{settings['model'].replace('x', ' layers of width ')}, {settings['step_tokens']:,} tokens a step, "
         f"{settings['precision']}, {settings['minutes'] * 60:.0f} seconds of optimizer steps on "
-        f"{cpu if settings['device'] == 'cpu' else 'one ' + on['device']}"
+        f"{cpu if settings['device'] == 'cpu' else 'one ' + on['device']}" + "".join(elsewhere(study))
     )
 
 
@@ -397,14 +430,13 @@ def check(given: dict, texts: dict[str, Path]) -> None:
     read_studies(Path(given["output_file"]))
 
 
-def settings_of(given: dict, texts: dict[str, Path], on: dict) -> dict:
+def settings_of(given: dict, texts: dict[str, Path]) -> dict:
     """What two runs must share to be compared: all but which variants and seeds are taken, and where files stand."""
     names = ("model", "max_seq_len", "step_tokens", "lr", "precision", "minutes", "device", "threads", "max_sentences")
     return plain(
         {name: given[name] for name in names}
         | {"texts": {part: files.describe(path) for part, path in texts.items()}}
         | {"tokenizer": tokenization.tokenizer_facts(given["tokenizer_model"]), "jglue": JGLUE}
-        | {"on": on["cpu"] if given["device"] == "cpu" else on["device"]}
     )
 
 
@@ -472,10 +504,10 @@ def main(
         "versions": files.versions("numpy", "pytorch-lightning", "torch", "transformers"),
         "about": ABOUT,
     }
-    results = Results(Path(output_file), settings_of(given, texts, on), facts)
+    results = Results(Path(output_file), settings_of(given, texts), facts)
     scale = recipes.Scale(*training_parts.size_of(model), max_seq_len, step_tokens, lr, precision, device)
     with alone(folder):
-        for name in dict.fromkeys([recipes.BASELINE, *names]):
+        for name in with_bases(names):
             prepare_samples(recipes.VARIANTS[name], folder, texts, given, results.settings)
         ensure_times(results, names, scale, folder, given)
     wanted = [] if timing_only else list(map(int, seeds.split(",")))

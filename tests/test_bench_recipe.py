@@ -39,6 +39,9 @@ ONE_CHANGE = {  # of each variant, what differs from the published recipe
 V2_CHANGE = {  # of each variant that changes v2, what differs from it
     "literature": {"whole_word_mask": True, "optimizer": "adamw"},
     "v2_adamw": {"optimizer": "adamw", "lr": 1.0},
+    "v2_adamw_half": {"optimizer": "adamw", "lr": 0.5},
+    "v2_adamw_2x": {"optimizer": "adamw"},
+    "v2_adamw_4x": {"optimizer": "adamw", "lr": 4.0},
     "v2_adam": {"optimizer": "adam", "weight_decay": 0.0, "lr": 1.0},
     "v2_words": {"whole_word_mask": True},
     "v2_mask_15": {"mlm_probability": 0.15},
@@ -49,6 +52,7 @@ V2_CHANGE = {  # of each variant that changes v2, what differs from it
     "v2_dropout": {"hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.1},
     "v2_lr_half": {"lr": 1.0},
     "v2_lr_2x": {"lr": 4.0},
+    "v2_lr_4x": {"lr": 8.0},
 }
 
 
@@ -124,8 +128,8 @@ def test_variants_whose_step_is_the_same_work_take_equally_many_steps():
     costs = {name: recipes.cost_of(variant) for name, variant in recipes.VARIANTS.items()}
     assert costs["muon_2x"] == costs["muon"]
     of_v2 = {name for name, cost in costs.items() if cost == costs["v2"]}
-    assert of_v2 == {"v2", "v2_words", "v2_constant", "v2_lr_half", "v2_lr_2x"}
-    assert costs["v2_adam"] == costs["v2_adamw"] == costs["literature"]
+    assert of_v2 == {"v2", "v2_words", "v2_constant", "v2_lr_half", "v2_lr_2x", "v2_lr_4x"}
+    assert costs["v2_adam"] == costs["v2_adamw"] == costs["v2_adamw_4x"] == costs["literature"]
     assert recipes.cost_of(recipes.VARIANTS["mask_falling"]) == (
         "nsp sentence, masked 0.225, adam, dropout 0.1 0.1, tokens x 1"
     )
@@ -134,13 +138,13 @@ def test_variants_whose_step_is_the_same_work_take_equally_many_steps():
 # Results
 
 
-def run_of(name: str, seed: int, bits: float, jsts: float, steps: int = 100) -> dict:
+def run_of(name: str, seed: int, bits: float, jsts: float, steps: int = 100, on: str = "A") -> dict:
     variant = recipes.VARIANTS[name]
     found = {"variant": name, "seed": seed, "options": bench_recipe.plain(variant.options()), "steps": steps}
-    return found | {"bits_per_character": bits, "jsts_spearman": jsts}
+    return found | {"on": on, "bits_per_character": bits, "jsts_spearman": jsts}
 
 
-FACTS = {"machine": {"cpu": "A", "flags": ["avx2"], "cores": 2}, "date": "2026-11-27"}
+FACTS = {"machine": {"cpu": "A", "flags": ["avx2"], "cores": 2, "device": "cpu"}, "date": "2026-11-27"}
 SETTINGS = {"model": "4x256", "precision": "32-true", "step_tokens": 4096, "minutes": 7, "threads": 1, "device": "cpu"}
 
 
@@ -184,13 +188,17 @@ def test_a_file_of_something_else_is_refused(results, content):
 
 def test_steps_by_hand():
     """600 of the baseline in its time: 500 of a variant whose step takes 1.2 times as long."""
-    ratios = {recipes.cost_of(recipes.VARIANTS["muon"]): {"median": 1.2}, recipes.cost_of(BASELINE): {"median": 1.0}}
+    base, muon, v2, pairs = (recipes.cost_of(recipes.VARIANTS[name]) for name in ("baseline", "muon", "v2", "v2_pairs"))
+    times = {base: (1.0, base), muon: (1.2, base), v2: (0.8, base), pairs: (1.5, v2)}
+    ratios = {cost: {"median": median, "to": to} for cost, (median, to) in times.items()}
     study = {"step": {"baseline_steps": 600, "ratios": ratios}}
     assert bench_recipe.steps_of(study, recipes.VARIANTS["muon"]) == 500
+    assert bench_recipe.steps_of(study, recipes.VARIANTS["v2"]) == 750
+    assert bench_recipe.steps_of(study, recipes.VARIANTS["v2_pairs"]) == 500  # 600 / (0.8 x 1.5)
     assert bench_recipe.steps_of(study, recipes.VARIANTS["linear"]) == 600
     assert bench_recipe.untimed(study, list(recipes.VARIANTS)) == [
-        *("segments", "none", "mask_30", "mask_falling", "dropout_0", "literature", "v2", "v2_mask_15"),
-        *("v2_nsp", "v2_pairs", "v2_dropout", "v2_mask_falling", "sop", "sop_segments", "batch_half", "batch_double"),
+        *("segments", "none", "mask_30", "mask_falling", "dropout_0", "literature", "v2_mask_15"),
+        *("v2_nsp", "v2_dropout", "v2_mask_falling", "sop", "sop_segments", "batch_half", "batch_double"),
     ]
     assert bench_recipe.untimed({"step": None}, ["linear", "adamw"]) == ["linear"]
 
@@ -221,6 +229,25 @@ def test_the_table_by_hand(results):
     ]
 
 
+def test_what_was_measured_on_another_machine_is_said(results):
+    cost, other = (recipes.cost_of(recipes.VARIANTS[name]) for name in ("baseline", "muon"))
+    with results.changing() as study:
+        study["runs"] += [run_of("baseline", 1, 3.0, 0.5), run_of("muon", 1, 2.8, 0.6)]
+        study["step"] = {"baseline_steps": 600, "ratios": {cost: {"on": "A"}, other: {"on": "A"}}}
+    here = "4 layers of width 256, 4,096 tokens a step, 32-true, 420 seconds of optimizer steps on 1 of 2 cores of an A"
+    here += " (avx2)"
+    assert bench_recipe.measured_on(results.study) == here
+    elsewhere = bench_recipe.Results(results.path, SETTINGS, {"machine": FACTS["machine"] | {"cpu": "B"}})
+    assert elsewhere.on == "B"
+    with elsewhere.changing() as study:
+        study["runs"] += [run_of("baseline", seed, 3.1, 0.5, on=elsewhere.on) for seed in (2, 3)]
+    assert bench_recipe.measured_on(results.study) == f"{here}; 2 of 4 runs were taken on: B"
+    with elsewhere.changing() as study:
+        study["step"]["ratios"][other]["on"] = elsewhere.on
+    said = f"{here}; 2 of 4 runs were taken, 1 of 2 times of steps measured on: B"
+    assert bench_recipe.measured_on(results.study) == said
+
+
 # The work
 
 
@@ -242,7 +269,7 @@ def given(texts, words) -> dict:
 
 
 def test_steps_are_timed_in_turn_and_kept(tmp_path, texts, given):
-    settings = bench_recipe.settings_of(given, texts, {"cpu": "A", "device": "cpu"})
+    settings = bench_recipe.settings_of(given, texts)
     results = bench_recipe.Results(tmp_path / "recipe.json", settings, FACTS)
     for name in (recipes.BASELINE, "none"):
         bench_recipe.prepare_samples(recipes.VARIANTS[name], tmp_path, texts, given, settings)
@@ -256,9 +283,11 @@ def test_steps_are_timed_in_turn_and_kept(tmp_path, texts, given):
     assert set(step["ratios"]) == set(costs[:2])
     assert step["ratios"][costs[0]]["median"] == 1.0
     assert step["baseline_steps"] == max(4, round(0.6 / step["ratios"][costs[0]]["seconds"]))
+    assert step["ratios"][costs[1]]["to"] == costs[0]
     bench_recipe.ensure_times(results, ["muon", "none"], SCALE, tmp_path, given)
     again = results.study["step"]
-    assert again["ratios"].pop(costs[2])["median"] > 0
+    muon = again["ratios"].pop(costs[2])
+    assert (muon["median"] > 0, muon["on"]) == (True, "A")
     assert again == step  # what was measured before is kept
     shorter = settings | {"max_seq_len": 32}
     train = tmp_path / "samples" / "none-segment" / "train.jsonl"
@@ -334,7 +363,7 @@ def test_a_tiny_comparison_gives_every_figure_and_repeats_nothing(tmp_path, give
 
 @pytest.mark.full
 def test_a_run_that_was_ended_starts_over_and_one_that_was_trained_does_not(tmp_path, texts, given):
-    settings = bench_recipe.settings_of(given, texts, {"cpu": "A"})
+    settings = bench_recipe.settings_of(given, texts)
     bench_recipe.prepare_samples(BASELINE, tmp_path, texts, given, settings)
     place, run = tmp_path / "samples" / "nsp-sentence", tmp_path / "runs" / "baseline-1"
     run.mkdir(parents=True)
