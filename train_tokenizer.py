@@ -70,6 +70,7 @@ def verify(folder: Path, text: Path, sample: Iterator[str], model: bytes, privat
     """AutoTokenizer of `folder` against SentencePiece, on our own lines and a sample of the text."""
     spm = tokenization.load_model(model)
     found = parity.check_parity(folder, hard_lines.ADVERSARIAL_LINES, spm, "our own list", private)
+    parity.require_parity(found, folder)  # before the sample, each of whose lines would be searched for a cause
     found += parity.check_parity(folder, sample, spm, f"the sample of {text}", private)
     parity.require_parity(found, folder)
     return found

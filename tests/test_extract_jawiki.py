@@ -117,6 +117,7 @@ def test_the_number_of_workers_changes_no_byte(tmp_path):
     assert records[0] | {"run": 0} == records[1] | {"run": 0}
 
 
+@pytest.mark.full
 def test_real_pages_are_the_same_in_every_layout(tmp_path):
     if not SHARED_DUMP.is_dir():
         pytest.skip(f"no real dump at {SHARED_DUMP}")

@@ -98,6 +98,7 @@ def test_the_commands_of_these_sentences_exist():
     assert (ROOT / "requirements-tensorflow.txt").is_file()
 
 
+@pytest.mark.full
 def test_the_command_line_takes_formats(tmp_path):
     (tmp_path / "model").mkdir()
     said = refusal("release_model.py", "--formats", "safetensors,jax", cwd=tmp_path)

@@ -472,7 +472,13 @@ def test_a_document_end_is_kept_over_a_block_without_a_token(letters, monkeypatc
     assert make(content, letters) == expected
 
 
-@pytest.mark.parametrize("kind", KINDS_OF_SAMPLES, ids=lambda kind: "-".join(kind.values()))
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, id="-".join(kind.values()), marks=[pytest.mark.full] * (0 < number < 4))
+        for number, kind in enumerate(KINDS_OF_SAMPLES)
+    ],
+)
 def test_any_number_of_workers_gives_the_same_bytes(words, monkeypatch, kind):
     content = text(120, seed=7).encode()
     expected = make(content, words, masked=True, **kind)

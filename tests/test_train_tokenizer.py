@@ -100,6 +100,7 @@ def test_the_record_says_what_later_stages_compare(trained, lines):
         assert str(trained).encode() not in content, name
 
 
+@pytest.mark.full
 def test_another_process_on_one_core_gives_the_same_bytes(trained, lines, tmp_path):
     write_text(tmp_path, lines)
     process = run(tmp_path, *COMMAND)
