@@ -239,7 +239,9 @@ def test_no_stage_runs_on_when_the_script_is_killed(tmp_path, server, stage, end
     environment = os.environ | {"PYTHON": sys.executable, "no_proxy": "127.0.0.1"}
     script = subprocess.Popen(
         [*AS_FROM_A_TERMINAL, "bash", str(SCRIPT), *given, "--num_workers", "2"],
-        **{"cwd": tmp_path, "env": environment, "stderr": subprocess.DEVNULL},
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.DEVNULL,
     )
     wait_until(lambda: any(server.log) if stage == "download" else (tmp_path / "data").exists())
     wait_until(lambda: len(processes_of(tmp_path)) > 1)
