@@ -49,8 +49,8 @@ FEWEST = 4  # optimizer steps of a run
 JGLUE = {"tasks": "jsts", "quick": True, "learning_rates": "3e-4", "epochs": 2}
 MEASURES = {"bits_per_character": "bits/character", "jsts_spearman": "JSTS Spearman"}
 ABOUT = (
-    "steps: as many as take as long as the baseline's in the budget, by ratios: the median of a step's time beside that "
-    "of the step it names (to) in the same round; all in turn in one process, the first step of each not counted",
+    "steps: as many as take as long as the baseline's in the budget, by ratios: the median of a step's time beside "
+    "that of the step it names (to) in the same round; all in turn in one process, the first step of each not counted",
     "on: where a time was measured or a run was taken; a run is its number of steps, whatever takes it",
     "runs: trainer.py, the seed is that of weights, dropout, order and masks; the samples are the same for all seeds",
     "bits/character: evaluate_text.py on the held-out text, less is better; JSTS Spearman: evaluate_jglue.py, a short "
