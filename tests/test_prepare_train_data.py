@@ -337,19 +337,26 @@ def test_samples_of_a_wordpiece_folder(here):
 
 # Kills
 
-NEVER = 3600.0  # seconds between two journals, which no run here takes
 KILLED = """
-import os, runpy, signal, sys
+import glob, os, runpy, signal, sys
 from bert_ja import encoding, files, samples
 stage, calls = os.getpid(), 0
 encoding.TEXT_BLOCK, samples.SAMPLE_BLOCK = 1000, 20
-files.JOURNAL_SECONDS = float(sys.argv.pop(1))
-encode, write = encoding.SentencePieceEncoder.encode, samples.to_json
+awaited = sys.argv.pop(1)
+files.JOURNAL_SECONDS = 0.0 if awaited else 3600.0
+save, encode, write = files.Journal.save, encoding.SentencePieceEncoder.encode, samples.to_json
+
+def is_saved():
+    return any(f'"{awaited}"' in open(journal).read() for journal in glob.glob(".*.work/journal.json"))
+
+def save_and_wait(journal, *arguments):
+    save(journal, *arguments)
+    journal.wait()
 
 def third_call_kills():
     global calls
     calls += 1
-    if calls == 3 + int(os.environ.get("LATER", 0)):
+    if calls >= 3 and (not awaited or is_saved()):
         os.kill(stage, signal.SIGKILL)
 
 def kill_while_encoding(self, lines):
@@ -360,6 +367,7 @@ def kill_while_writing(*arguments):
     third_call_kills()
     return write(*arguments)
 
+files.Journal.save = save_and_wait
 if sys.argv.pop(1) == "encoding":
     encoding.SentencePieceEncoder.encode = kill_while_encoding
 else:
@@ -369,32 +377,33 @@ runpy.run_path(os.path.join(os.environ["PYTHONPATH"], sys.argv[0]), run_name="__
 """
 
 
-def run_killed(when: str, *arguments, cwd: Path, journal_seconds: float = NEVER, later: int = 0, **options) -> None:
-    """Run the stage until a worker, encoding or writing its third block or a `later` one, kills it all with -9."""
-    command = [sys.executable, "-c", KILLED, str(journal_seconds), when, *map(str, arguments)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "LATER": str(later)}
+def run_killed(when: str, *arguments, cwd: Path, saved: str = "", **options) -> None:
+    """Run the stage until a worker kills it all with -9: at its third block to encode, or to write.
+
+    With `saved` ("encoding", "encoded" or "written"), at the first block from there on with that in the journal;
+    without, it is never time to save.
+    """
+    command = [sys.executable, "-c", KILLED, saved, when, *map(str, arguments)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=cwd, env=environment, stderr=subprocess.PIPE, timeout=60, **options)
     assert result.returncode == -signal.SIGKILL, result.stderr
 
 
 @pytest.mark.parametrize(
-    ("when", "later", "journal_seconds"),
-    [("encoding", 30, 0.0), ("encoding", 30, NEVER), ("writing", 0, NEVER), ("writing", 4, 0.0)]
-    + [
-        pytest.param(*case, marks=pytest.mark.full)
-        for case in [("encoding", 0, 0.0), ("encoding", 0, NEVER), ("writing", 0, 0.0), ("writing", 4, NEVER)]
+    ("when", "saved", "how"),
+    [
+        ("encoding", "", "starting over"),
+        ("encoding", "encoding", "going on"),
+        ("writing", "", "going on"),  # the columns are saved when they are finished, whatever the time
+        ("writing", "written", "going on"),
     ],
 )
-def test_kill_9_and_a_second_run_give_the_same_bytes(here, when, later, journal_seconds):
+def test_kill_9_and_a_second_run_give_the_same_bytes(here, when, saved, how):
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=whole.jsonl", cwd=here)
-    killed = {"journal_seconds": journal_seconds, "later": later}
-    run_killed(when, *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, **killed)
+    run_killed(when, *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, saved=saved)
     assert not (here / "a.jsonl").exists()
     assert (here / ".a.jsonl.work").exists()
     result = stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
-    # The columns are saved when they are finished, whatever the time.
-    goes_on = when == "writing" or (journal_seconds == 0.0 and later > 0)
-    how = "going on" if goes_on else "starting over"
     assert result.stderr.splitlines()[0] == f"a.jsonl: an earlier run did not finish, {how}"
     assert (here / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
     assert record_of(here / "a.jsonl") | {"outputs": None} == record_of(here / "whole.jsonl") | {"outputs": None}
@@ -402,7 +411,7 @@ def test_kill_9_and_a_second_run_give_the_same_bytes(here, when, later, journal_
 
 
 def test_a_run_with_other_options_starts_over(here):
-    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=2", cwd=here, journal_seconds=0)
+    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=2", cwd=here, saved="encoded")
     stage(SCRIPT, *PUBLISHED, "False", "--output_file=whole.jsonl", cwd=here)
     result = stage(SCRIPT, *PUBLISHED, "False", "--output_file=a.jsonl", cwd=here)
     assert result.stderr.splitlines()[0] == "a.jsonl: an earlier run did not finish, starting over"
@@ -410,7 +419,7 @@ def test_a_run_with_other_options_starts_over(here):
 
 
 def test_a_text_that_changed_between_two_runs_starts_over(here):
-    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, journal_seconds=0)
+    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, saved="written")
     with open(here / "data" / "train.txt", "a") as file:
         file.write(text(2, seed=5))
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=whole.jsonl", cwd=here)
@@ -446,7 +455,7 @@ def test_a_damaged_folder_of_an_ended_run_never_gives_other_samples(here, monkey
     monkeypatch.chdir(here)
     prepare_train_data.main(**asked, output_file="whole.jsonl")
     options = [f"--{name}={value}" for name, value in asked.items()]
-    run_killed("writing", *options, "--output_file=a.jsonl", cwd=here, journal_seconds=0, later=1)
+    run_killed("writing", *options, "--output_file=a.jsonl", cwd=here, saved="written")
     DAMAGE[damage](here / ".a.jsonl.work")
     prepare_train_data.main(**asked, output_file="a.jsonl")
     assert (here / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
@@ -454,7 +463,7 @@ def test_a_damaged_folder_of_an_ended_run_never_gives_other_samples(here, monkey
 
 
 def test_the_rate_of_a_run_that_goes_on_counts_its_own_samples(here, monkeypatch):
-    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, journal_seconds=0)
+    run_killed("writing", *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, saved="written")
     journal = json.loads((here / ".a.jsonl.work" / "journal.json").read_text())
     before = journal["state"].get("written", {"counts": {"samples": 0}})["counts"]["samples"]
     reported = []
@@ -470,7 +479,7 @@ def test_a_run_ended_after_its_output_is_in_place_is_done_again(here):
     """Killed between the file and its record: the next stage refuses it, a second run gives the same bytes."""
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
     whole = (here / "a.jsonl").read_bytes()
-    run_killed("writing", *PUBLISHED, "True", "--output_file=b.jsonl", "--num_workers=1", cwd=here, journal_seconds=0)
+    run_killed("writing", *PUBLISHED, "True", "--output_file=b.jsonl", "--num_workers=1", cwd=here, saved="written")
     (here / ".b.jsonl.work" / "output").rename(here / "b.jsonl")
     result = stage(SCRIPT, *PUBLISHED, "True", "--output_file=b.jsonl", cwd=here)
     assert result.stderr.splitlines()[0] == "b.jsonl: an earlier run did not finish, going on"
