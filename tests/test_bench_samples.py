@@ -202,8 +202,17 @@ def test_memory_is_that_of_a_process_and_none_when_it_has_ended():
     assert bench_samples.memory("4194305") == {}
 
 
-def test_the_memory_of_workers_is_told_from_that_of_their_parent(tmp_path):
-    worker = "import time; held = b'x' * 60_000_000; time.sleep(0.3)"
+def test_the_memory_of_workers_is_told_from_that_of_their_parent(tmp_path, monkeypatch):
+    memory, seen = bench_samples.memory, tmp_path / "seen"
+
+    def memory_of(process: int | str) -> dict[str, float]:
+        found = memory(process)
+        if found.get("RssAnon", 0) > 60:
+            seen.touch()
+        return found
+
+    monkeypatch.setattr(bench_samples, "memory", memory_of)
+    worker = f"import os; held = b'x' * 60_000_000\nwhile not os.path.exists({str(seen)!r}): pass"
     command = [sys.executable, "-c", f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"]
     peaks = bench_samples.peak_memory(command, tmp_path / "out")
     assert peaks["worker"]["VmHWM"] > 60 > peaks["parent"]["VmHWM"] > 5

@@ -11,7 +11,7 @@ import sys
 import textwrap
 
 import pytest
-from conftest import ROOT, stage
+from conftest import ROOT, TIMEOUT, stage
 
 from bert_ja import cli
 
@@ -217,7 +217,7 @@ def end_of(body: str, tmp_path, *argv: str, **run_options) -> tuple[int, str]:
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stderr=subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=TIMEOUT,
         **run_options,
     )
     return result.returncode, result.stderr

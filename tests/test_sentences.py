@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bert_ja import workers
 from bert_ja.sentences import cut, split
 
 LONG = "と" * 401
@@ -171,12 +172,12 @@ PATHOLOGICAL = [
 ]
 
 
-@pytest.mark.timeout(5)
 @pytest.mark.parametrize("piece", PATHOLOGICAL)
 def test_pathological_paragraphs_do_not_hang(piece):
     text = piece * 50_000
-    assert parted_only_by_space(split(text), text)
-    assert parted_only_by_space(cut(text), text)
+    with workers.cpu_limit(30):
+        assert parted_only_by_space(split(text), text)
+        assert parted_only_by_space(cut(text), text)
 
 
 # ---------------------------------------------------------------- cut
