@@ -26,6 +26,9 @@ SHORT_RUN = (
     *("--model.num_warmup_steps", 5),
 )
 
+# Else each of some hundred processes compiles the package again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so do its children
 
 

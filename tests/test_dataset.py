@@ -264,7 +264,7 @@ def test_extreme_samples_come_back_too(tmp_path, case, block, monkeypatch):
     assert columns.largest_id == max(max(one["input_ids"] + labels) for one in EXTREMES[case])
 
 
-@pytest.mark.parametrize("kind", ["pairs", "labelled words of one segment"])
+@pytest.mark.parametrize("kind", [pytest.param("pairs", marks=pytest.mark.full), "labelled words of one segment"])
 def test_workers_and_blocks_change_no_byte_of_the_columns(tmp_path, kind, monkeypatch):
     path = write(tmp_path / "a.jsonl", ragged(60, 3, **KINDS[kind]))
     longest_line = max(map(len, path.read_bytes().splitlines()))
@@ -586,16 +586,18 @@ def test_processes_that_wait_for_a_broken_file_all_hear_of_it(tmp_path, diary):
     assert os.listdir(tmp_path) == ["a.jsonl"]
 
 
-def test_columns_wait_for_another_process_that_dies_over_them(tmp_path, capsys):
+def test_columns_wait_for_another_process_that_dies_over_them(tmp_path, capsys, monkeypatch):
     path = write(tmp_path / "a.jsonl", ragged(3, 0))
-    ready, its_ready = os.pipe()
+    (ready, its_ready), (waited_for, our_wait) = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
         with files.output_folder(tmp_path / ".a.jsonl.columns", None) as partial:
             (partial / "ids").write_bytes(b"half")
             os.write(its_ready, b".")
-            time.sleep(0.2)
+            os.read(waited_for, 1)
             os.kill(os.getpid(), signal.SIGKILL)
+    say = dataset.say
+    monkeypatch.setattr(dataset, "say", lambda line: (say(line), os.write(our_wait, b".")))
     os.read(ready, 1)
     assert samples_of(Columns.open(path)) == ragged(3, 0)
     os.waitpid(child, 0)
@@ -868,7 +870,7 @@ def test_files_are_drawn_by_their_sizes_where_no_shares_are_given():
     )
 
 
-@pytest.mark.parametrize("world_size", [1, pytest.param(2, marks=pytest.mark.full), 3])
+@pytest.mark.parametrize("world_size", [1, *(pytest.param(size, marks=pytest.mark.full) for size in (2, 3))])
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_becomes_of_a_sample_depends_on_its_file_and_pass_and_the_seed_only(kind, world_size):
     """Neither on the batch size nor on the ranks nor on what else is in the batch."""
@@ -976,9 +978,7 @@ STEPS |= {  # of several files
 }
 
 
-@pytest.mark.parametrize(
-    "world_size", [1, pytest.param(2, marks=pytest.mark.full), 3, pytest.param(7, marks=pytest.mark.full)]
-)
+@pytest.mark.parametrize("world_size", [1, *(pytest.param(size, marks=pytest.mark.full) for size in (2, 3, 7))])
 @pytest.mark.parametrize("case", STEPS)
 def test_every_batch_knows_the_totals_of_its_whole_optimizer_step(case, world_size):
     sources = [in_memory(made) for made in STEPS[case]]

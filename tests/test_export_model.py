@@ -47,6 +47,7 @@ def test_a_pipeline_fills_masks(model):
     assert AutoTokenizer.from_pretrained(model).model_max_length == 512
 
 
+@pytest.mark.full
 def test_exporting_again_replaces_the_folder_with_the_same_bytes(work, model, run, copy):
     """Whatever the configuration says of the training and of its device: the record has it from the checkpoint."""
     folder = copy("model")

@@ -225,8 +225,14 @@ def processes_of(folder: Path) -> list[int]:
 AS_FROM_A_TERMINAL = ["env", "--default-signal=HUP"]  # under nohup, children ignore it
 
 
-@pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGHUP])
-@pytest.mark.parametrize("stage", ["download", "extraction"])
+@pytest.mark.parametrize(
+    "stage, end",
+    [
+        *(("download", signal.SIGHUP), ("extraction", signal.SIGTERM), ("extraction", signal.SIGKILL)),
+        *(pytest.param("download", end, marks=pytest.mark.full) for end in (signal.SIGTERM, signal.SIGKILL)),
+        pytest.param("extraction", signal.SIGHUP, marks=pytest.mark.full),
+    ],
+)
 def test_no_stage_runs_on_when_the_script_is_killed(tmp_path, server, stage, end):
     if stage == "download":
         server.hold = threading.Event()

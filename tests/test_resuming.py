@@ -163,11 +163,7 @@ ENDS = {
 
 
 AS_IT_WAS, OTHER_WORKERS = (), ("--data.num_workers", 2)
-QUICK = [
-    ("between_steps", OTHER_WORKERS),
-    ("in_the_write_of_a_checkpoint", OTHER_WORKERS),
-    ("in_a_validation", AS_IT_WAS),
-]
+QUICK = [("between_steps", OTHER_WORKERS), ("in_the_write_of_a_checkpoint", AS_IT_WAS)]
 
 
 @pytest.mark.parametrize(
@@ -201,9 +197,9 @@ def test_after_a_kill_a_run_goes_on_as_if_nothing_had_been(place, here, end, oth
 @pytest.mark.parametrize(
     "where, number, code",
     [
-        ("in_a_step", signal.SIGTERM, 143),
         ("in_a_step", signal.SIGINT, 130),
         ("in_the_validation_behind_an_epoch", signal.SIGTERM, 143),
+        pytest.param("in_a_step", signal.SIGTERM, 143, marks=pytest.mark.full),
         pytest.param("in_a_validation", signal.SIGTERM, 143, marks=pytest.mark.full),
         pytest.param("in_a_validation", signal.SIGINT, 130, marks=pytest.mark.full),
         pytest.param("in_the_validation_behind_an_epoch", signal.SIGINT, 130, marks=pytest.mark.full),
@@ -263,7 +259,13 @@ def test_the_validation_behind_the_last_step_is_done_when_the_run_goes_on(here, 
     assert "optimizer steps already" in refused("--resume")
 
 
-@pytest.mark.parametrize("others", [("--val_every_n_steps", 4), ("--trainer.max_time", "00:00:00:00")])
+@pytest.mark.parametrize(
+    "others",
+    [
+        ("--val_every_n_steps", 4),
+        pytest.param(("--trainer.max_time", "00:00:00:00"), marks=pytest.mark.full),
+    ],
+)
 def test_options_that_leave_out_the_validation_behind_the_last_step_are_refused(place, here, capfd, others):
     """And no step is taken beyond the last one."""
     options = ("--config", "own-steps.yaml", *COMMON, "--trainer.max_steps", 6, "--val_every_n_steps", 6)

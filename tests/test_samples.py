@@ -567,7 +567,9 @@ def test_two_lines_of_one_document_have_no_random_pair(letters):
         assert read(lines) == [sample | {"next_sentence_label": 0}]
 
 
-@pytest.mark.parametrize("buffer_size", [1, 3, 100])
+@pytest.mark.parametrize(
+    "buffer_size", [pytest.param(1, marks=pytest.mark.full), 3, pytest.param(100, marks=pytest.mark.full)]
+)
 def test_in_one_document_a_random_b_is_in_the_window_but_for_a_and_the_true_next(letters, buffer_size):
     content = "".join(numbered(number) + "\n" for number in range(1, 9)).encode()
     seen = defaultdict(set)

@@ -7,7 +7,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -120,6 +119,7 @@ def test_another_seed_draws_other_sentences(trained, lines, place):
     assert outputs(place)["output/spm/sp.model"] != outputs(trained)["output/spm/sp.model"]
 
 
+@pytest.mark.full
 def test_a_second_run_replaces_the_first(lines, place):
     write_text(place, lines)
     train_tokenizer.main("data/train.txt", vocab_size=250)
@@ -197,18 +197,30 @@ def test_a_private_text_without_a_record_makes_a_private_tokenizer(lines, place,
 # What goes wrong
 
 
+KILLED = """
+import os, signal, sys
+import train_tokenizer
+from bert_ja import cli, tokenization
+kill = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv.pop(1) == "training":
+    tokenization.train_sentencepiece = kill
+else:
+    train_tokenizer.verify = kill
+cli.run(train_tokenizer.main)
+"""
+
+
 @pytest.mark.parametrize("moment", ["training", "verifying"])
 def test_killed_at_any_moment_it_leaves_nothing_and_starts_over(trained, lines, tmp_path, moment):
     write_text(tmp_path, lines)
-    process = run(tmp_path, *COMMAND)
-    while moment == "training" and "training" not in process.stderr.readline():
-        assert process.poll() is None
-    while moment == "verifying" and not (tmp_path / "output/.model.partial/tokenizer_config.json").exists():
-        assert process.poll() is None
-        time.sleep(0.001)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, moment, *COMMAND],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert (tmp_path / "output/.model.partial/tokenizer_config.json").exists() == (moment == "verifying")
     assert not (tmp_path / "output/spm").exists()
     assert not (tmp_path / "output/model").exists()
     with pytest.MonkeyPatch.context() as patch:

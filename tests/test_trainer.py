@@ -72,6 +72,7 @@ def test_the_checkpoint_monitors_the_loss_of_its_own_step(run):
     assert float(state["best_model_score"]) == pytest.approx(min(measured), abs=1e-6)
 
 
+@pytest.mark.full
 def test_two_runs_give_the_same_weights_whatever_the_workers(work, samples, tmp_path):
     weights = []
     for workers, env in ((0, None), (2, {})):  # and a new interpreter, whose sets have another order

@@ -107,7 +107,9 @@ def test_the_table_is_long_enough():
     assert len(TABLE) >= 25
 
 
-@pytest.mark.parametrize("script", ["prepare_train_data.py", "trainer.py", "release_model.py"])
+@pytest.mark.parametrize(
+    "script", ["prepare_train_data.py", pytest.param("trainer.py", marks=pytest.mark.full), "release_model.py"]
+)
 def test_a_new_interpreter_says_nothing_beside_its_sentence(tmp_path, script):
     """Neither its libraries, when they are imported, nor what runs when it ends."""
     refused = stage(script, "--nonsense", "1", cwd=tmp_path, check=False, env={})
