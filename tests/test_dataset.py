@@ -482,7 +482,7 @@ def at_once(number: int, body: Callable[[int], object]) -> list:
     try:
         results = []
         for process, receiver in started:
-            process.join(60)
+            process.join(240)
             assert process.exitcode is not None, "a process hangs"
             results.append(receiver.recv() if process.exitcode == 0 else process.exitcode)
         return results
@@ -508,7 +508,7 @@ class Diary:
 
     def wait_for(self, number: int, what: str) -> None:
         """Until so many processes have written it."""
-        until = time.monotonic() + 30
+        until = time.monotonic() + 240
         while len(set(self.who(what))) < number:
             assert time.monotonic() < until, self.path.read_text()
             time.sleep(0.005)
