@@ -362,7 +362,8 @@ def third_call_kills():
         os.kill(stage, signal.SIGKILL)
 
 def kill_while_encoding(self, lines):
-    third_call_kills()
+    if glob.glob(".*.work/ids"):  # behind the look at the first lines, of which nothing is kept
+        third_call_kills()
     return encode(self, lines)
 
 def kill_while_writing(*arguments):
@@ -404,9 +405,10 @@ def test_kill_9_and_a_second_run_give_the_same_bytes(here, when, saved, how):
     stage(SCRIPT, *PUBLISHED, "True", "--output_file=whole.jsonl", cwd=here)
     run_killed(when, *PUBLISHED, "True", "--output_file=a.jsonl", "--num_workers=1", cwd=here, saved=saved)
     assert not (here / "a.jsonl").exists()
-    assert (here / ".a.jsonl.work").exists()
+    assert (here / ".a.jsonl.work" / "ids").exists()
     result = stage(SCRIPT, *PUBLISHED, "True", "--output_file=a.jsonl", cwd=here)
     assert result.stderr.splitlines()[0] == f"a.jsonl: an earlier run did not finish, {how}"
+    assert result.stderr.count("starting over") == (how == "starting over")  # and does not refuse what was kept
     assert (here / "a.jsonl").read_bytes() == (here / "whole.jsonl").read_bytes()
     assert record_of(here / "a.jsonl") | {"outputs": None} == record_of(here / "whole.jsonl") | {"outputs": None}
     assert [name for name in names(here) if name.startswith(".")] == []
